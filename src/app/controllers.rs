@@ -562,11 +562,15 @@ pub(super) fn manage(
     let (lookups, looked_up) = (resolver.clone(), names.clone());
     let (process, stopped) = (settings.clone(), Arc::clone(bell));
     let [line, lines, asked, of_line] = [(); 4].map(|()| Arc::clone(written));
+    let socket = listeners.iter().find(|one| one.address().unix().is_some()).cloned();
+    let socket = Arc::new(RwLock::new(socket));
+    let saved_socket = Arc::clone(&socket);
     ManagedService {
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),
         listen: RwLock::new(served.listen()),
         not_listening: RwLock::default(),
         listens_nowhere: AtomicBool::new(false),
+        socket,
         table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
             // 3.57 has one answer for all causes, so the cause is only logged.
@@ -596,6 +600,8 @@ pub(super) fn manage(
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
             let spec = ServiceSpec { groups: saved::groups(now, spec.later_policy, &spec.sections), ..spec };
+            let socket = saved_socket.read().unwrap_or_else(PoisonError::into_inner).clone();
+            let spec = saved::with_access(spec, socket.and_then(|socket| socket.access()));
             // A service from a file is printed as a line of a file, without the options of the process.
             match spec.listen.typed.at {
                 Some(_) => config::print_line(&spec),

@@ -112,7 +112,7 @@ impl Prepared {
             Some(Got::Left { fd, file, is_passed }) => {
                 let left = inherit(fd, place, file, &spec)?.passed(is_passed);
                 let access = access(&spec)?;
-                if file.is_some() && access != SocketAccess::default() {
+                if file.is_some() && !left.is_lost() && access != SocketAccess::default() {
                     // As in a reload, settings that are not given stay as they are.
                     let failed = |source| ListenError { call: "chmod", address: Box::new(place), source };
                     left.set_access(access).map_err(failed)?;
@@ -366,7 +366,7 @@ pub(super) fn inherit(
         Address::Net(_) => Listener::inherit(fd, spec.client_keepalive),
         Address::Unix(name) => {
             let left = Listener::inherit_unix(fd, name, file)?;
-            if file.is_some() && left.lacks_file() {
+            if file.is_some() && left.is_lost() {
                 // Somebody has removed the file. If its path is free, a new one is made, so that clients find
                 // the service again.
                 return access(spec).and_then(|access| Listener::bind_unix(name, access)).or(Ok(left));

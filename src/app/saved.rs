@@ -1,12 +1,17 @@
-//! Turns the channels of a running instance back into the words of a command line.
+//! Turns the channels of a running instance, and the permissions of its socket, back into the words of a
+//! command line.
 //!
-//! Knows: snapshots and declarations. Never: options, how a line is written.
+//! Knows: snapshots and declarations. Never: other options, how a line is written.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use crate::control;
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
-use crate::spec::{ChannelSpec, GroupSpec, Member, Policy, PortWord, Section, Typed, reserved_groups};
+use crate::spec::{
+    ChannelSpec, GroupSpec, Member, Named, Policy, PortWord, Section, ServiceSpec, Typed, reserved_groups,
+};
+use crate::sys::socket_file::SocketAccess;
 
 /// The groups in order of their numbers. Numbers without a channel become gaps, so that the other channels
 /// keep theirs. Empty groups at the end are left out if they have the policy of later groups (`later`) and
@@ -33,6 +38,21 @@ pub(super) fn groups(now: &Snapshot, later: Policy, sections: &[Section]) -> Vec
         }
     }
     groups
+}
+
+/// With the permissions that the Unix socket has, where the line says others: those may not have been to be had. `now`: what is known of them.
+pub(super) fn with_access(spec: ServiceSpec, now: Option<SocketAccess>) -> ServiceSpec {
+    let group = spec.socket_group.as_ref().map(|named| control::group_number(&named.name));
+    let wanted = SocketAccess { mode: spec.socket_mode, group: group.flatten() };
+    let Some(now) = now.filter(|_| spec.socket_mode.is_some() || group.is_some()) else { return spec };
+    let is_other_mode = now.mode != spec.socket_mode.or(group.map(|_| SocketAccess::OF_GROUP));
+    let is_other_group = group.is_some() && (wanted.group.is_none() || now.group != wanted.group);
+    let name = now.group.filter(|_| is_other_group).map(control::group_name);
+    ServiceSpec {
+        socket_mode: if is_other_mode { now.mode } else { spec.socket_mode },
+        socket_group: name.map(|name| Named::from(&*name)).or(spec.socket_group),
+        ..spec
+    }
 }
 
 fn group(group: &GroupSnapshot) -> GroupSpec {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -26,6 +27,9 @@ use crate::observe::Log;
 use crate::sched::{
     Addresses, AdminState, ChannelKey, ClientAddr, GroupId, Lease, Rules, SessionSnapshot, SharedTable, Table,
 };
+use crate::spec::UnixName;
+use crate::sys::listen::Listener;
+use crate::sys::socket_file::SocketAccess;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -204,6 +208,7 @@ fn service() -> ManagedService {
         listen: RwLock::new(vec![SocketAddr::from(([0, 0, 0, 0], 80)).into()]),
         not_listening: RwLock::default(),
         listens_nowhere: AtomicBool::new(false),
+        socket: Arc::default(),
         differences: Arc::new(|_| Vec::new()),
         has_file: false,
         killed: AtomicBool::new(false),
@@ -290,6 +295,29 @@ fn a_service_that_has_lost_its_port_is_not_ready_and_does_not_serve() {
     assert!(!service.is_ready() && told().contains(" serving "));
     service.set_listen(vec![place], place, &[]);
     assert!(service.is_ready() && ReadyState::of(&service).why_not.is_none());
+}
+
+#[test]
+fn a_service_whose_unix_socket_nobody_finds_is_not_ready_and_does_not_serve() {
+    let (service, scratch) = (service(), Scratch::new());
+    let path = scratch.path().join("x");
+    let name = UnixName::path(path.as_os_str().as_bytes()).expect("a short one");
+    let listener = Listener::bind_unix(name, SocketAccess::default()).expect("free");
+    let place: crate::spec::ListenSpan = name.into();
+    service.set_listen(vec![place], place, &[]);
+    *service.socket.write().expect("not poisoned") = Some(listener.handle());
+    let services = || render::text(&Reply::Services(vec![service.snapshot()]));
+    assert!(service.is_ready() && services().contains(" serving "));
+    std::fs::remove_file(&path).expect("our own");
+    let why = format!("no client finds unix:{}: its file is gone", path.display());
+    assert_eq!(ReadyState::of(&service).why_not, Some(why));
+    assert!(!service.is_ready() && services().contains(" not-listening "), "{}", services());
+    let _other = UnixListener::bind(&path).expect("free");
+    let why = format!("no client finds unix:{}: another file is at its path", path.display());
+    assert_eq!(ReadyState::of(&service).why_not, Some(why));
+    // One that is closed is nobody's any more.
+    drop(listener);
+    assert!(service.is_ready());
 }
 
 #[test]

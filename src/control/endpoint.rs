@@ -528,6 +528,12 @@ pub fn group_number(name: &str) -> Option<u32> {
     group_id(name).map(Gid::as_raw)
 }
 
+/// The name of a Unix group; its number if it has none.
+pub fn group_name(number: u32) -> String {
+    let found = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(number));
+    found.ok().flatten().map_or_else(|| number.to_string(), |group| group.name)
+}
+
 fn group_id(name: &str) -> Option<Gid> {
     if let Ok(number) = name.parse() {
         return Some(Gid::from_raw(number));

@@ -56,7 +56,7 @@ pub use argument::{HostPort, Port};
 pub use directory::Directory;
 pub use directory::Place;
 pub use doctor::{ClockSigns, KernelSigns, PrivilegeSigns, ProcessSigns, WaySign};
-pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, group_number, is_group};
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, group_name, group_number, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use http::listen::{HttpParts, HttpServer};
 pub use http::orders::{OrderParts, TokenFile};

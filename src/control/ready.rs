@@ -26,6 +26,9 @@ impl ReadyState {
             Some("draining".to_owned())
         } else if let Some(at) = service.not_listening() {
             Some(format!("not listening on {at}"))
+        } else if let Some(lost) = service.lost_socket() {
+            let at = service.listen().first().map_or_else(String::new, ToString::to_string);
+            Some(format!("no client finds {at}: {lost}"))
         } else if service.table.lock_at((service.now)()).has_up() {
             None
         } else {

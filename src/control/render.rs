@@ -481,6 +481,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 served: ClientCounts::default(),
                 stale_lists: None,
                 not_listening: None,
+                lost_socket: None,
             })),
             expected
         );
@@ -508,6 +509,7 @@ GRP Type  #   S       ip-address  port    c      totalc maxc        sent        
                 served: ClientCounts::default(),
                 stale_lists: None,
                 not_listening: None,
+                lost_socket: None,
             })),
             expected
         );

@@ -23,7 +23,8 @@ use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
 use crate::observe::{Log, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, EndedSnapshot, SessionSnapshot, SharedTable, Snapshot, Survey};
-use crate::spec::{ListenSpan, ServiceSpec};
+use crate::spec::{ListenSpan, LostSocket, ServiceSpec};
+use crate::sys::listen::ListenerHandle;
 
 /// The pause between two pieces of a survey.
 const LET_IN: Duration = Duration::from_micros(100);
@@ -39,6 +40,8 @@ pub struct ManagedService {
     pub not_listening: RwLock<Option<Arc<String>>>,
     /// Whether it listens nowhere; then `listen` says where it should.
     pub listens_nowhere: AtomicBool,
+    /// Its Unix socket, if it listens on one.
+    pub socket: Arc<RwLock<Option<ListenerHandle>>>,
     /// Its table.
     pub table: SharedTable,
     /// Looks up an address. This may take time.
@@ -125,7 +128,7 @@ pub struct ServiceSnapshot {
     pub connections: usize,
     /// Whether it takes no clients any more.
     pub is_draining: bool,
-    /// Whether it has lost its port; then `listen` says which.
+    /// Whether it has lost its port or the file of its Unix socket; then `listen` says which.
     pub listens_nowhere: bool,
     /// Whether all its channels are paused.
     pub is_paused: bool,
@@ -197,6 +200,7 @@ impl ManagedService {
         }
         survey.stale_lists = self.table.gate().stale_lists();
         survey.not_listening = self.not_listening();
+        survey.lost_socket = self.lost_socket();
         survey.finish()
     }
 
@@ -204,9 +208,20 @@ impl ManagedService {
         self.killed.load(Ordering::SeqCst)
     }
 
-    /// Has it lost its port?
+    /// Has it lost its port, or does nobody find its Unix socket?
     pub(crate) fn listens_nowhere(&self) -> bool {
-        self.listens_nowhere.load(Ordering::SeqCst)
+        self.listens_nowhere.load(Ordering::SeqCst) || self.lost_socket().is_some()
+    }
+
+    /// Why nobody finds its Unix socket just now. `None`: it has none, or clients find it.
+    pub(crate) fn lost_socket(&self) -> Option<LostSocket> {
+        self.with_socket(ListenerHandle::lost)
+    }
+
+    /// What there is to know of its Unix socket, if it has one.
+    pub(crate) fn with_socket<T>(&self, ask: impl FnOnce(&ListenerHandle) -> Option<T>) -> Option<T> {
+        let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner).clone();
+        ask(&socket?)
     }
 
     /// The addresses of its line where it does not listen, as text; `None`: it listens at all of them.
@@ -216,7 +231,10 @@ impl ManagedService {
 
     /// Can the next client be served?
     pub(crate) fn is_ready(&self) -> bool {
-        !self.is_killed() && self.not_listening().is_none() && self.table.lock_at((self.now)()).has_up()
+        !self.is_killed()
+            && self.not_listening().is_none()
+            && self.lost_socket().is_none()
+            && self.table.lock_at((self.now)()).has_up()
     }
 
     /// The number of channels that are enabled and up, and the number of all.

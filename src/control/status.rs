@@ -16,7 +16,7 @@ use crate::sched::{
     AdminState, ChannelKey, ChannelSnapshot, DecidedMember, End, EndedSnapshot, FamilySnapshot, HealthState,
     Loss, Peers, SessionSnapshot, ShownAddress, Snapshot,
 };
-use crate::spec::FamilyKind;
+use crate::spec::{FamilyKind, LostSocket};
 
 /// Shown instead of the address of a channel whose name has not been looked up successfully yet.
 pub(super) const UNRESOLVED: &str = "unresolved";
@@ -85,11 +85,25 @@ pub(super) fn status(out: &mut String, snapshot: &Snapshot) -> fmt::Result {
     if let Some(at) = &snapshot.not_listening {
         writeln!(out, "not listening on {at}: find what has the port (ss -ltnp), free it and reload")?;
     }
+    if let Some(lost) = snapshot.lost_socket {
+        writeln!(out, "no client finds its Unix socket: {lost}; {}", anew(lost))?;
+    }
     for group in &snapshot.groups {
         group.families.iter().try_for_each(|family| of_many(out, group.id.index(), family))?;
     }
     lost(out, &snapshot.losses)?;
     ends(out, &snapshot.served.ends)
+}
+
+/// What makes a Unix socket anew.
+pub(super) fn anew(LostSocket { is_replaced, is_passed }: LostSocket) -> &'static str {
+    match (is_passed, is_replaced) {
+        (true, _) => {
+            "systemd has made it: stop the units of balance, its .socket too, then start the .socket unit"
+        }
+        (false, true) => "remove that file or stop what has made it, then reload makes it anew",
+        (false, false) => "reload makes it anew",
+    }
 }
 
 /// Writes the line of a name that stands for several channels, such as `group 0 channel 0:

@@ -57,7 +57,11 @@ impl Chains {
             let address = match address {
                 Address::Net(address) => circle::canonical(address),
                 Address::Unix(name) => {
-                    self.sockets.write().unwrap_or_else(PoisonError::into_inner).push((service, name));
+                    let mut sockets = self.sockets.write().unwrap_or_else(PoisonError::into_inner);
+                    // One that was made anew is there already.
+                    if !sockets.contains(&(service, name)) {
+                        sockets.push((service, name));
+                    }
                     continue;
                 }
             };

@@ -12,7 +12,7 @@ use super::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientCounts, Ended, GroupId, HealthSnapshot, HealthState,
     Loss, NameSnapshot, Policy, Weight,
 };
-use crate::spec::{Address, ChannelManner};
+use crate::spec::{Address, ChannelManner, LostSocket};
 
 /// A channel that is there for a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +160,8 @@ pub struct Snapshot {
     pub stale_lists: Option<Arc<String>>,
     /// Where its line has it listen, and it does not. `None`: it listens everywhere.
     pub not_listening: Option<Arc<String>>,
+    /// Its Unix socket listens, and is not to be found by its path. `None`: it is, or there is none.
+    pub lost_socket: Option<LostSocket>,
 }
 
 /// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
@@ -175,6 +177,8 @@ pub struct Survey {
     pub stale_lists: Option<Arc<String>>,
     /// As the service says.
     pub not_listening: Option<Arc<String>>,
+    /// As the service says.
+    pub lost_socket: Option<LostSocket>,
     groups: Vec<GroupSnapshot>,
 }
 
@@ -187,6 +191,7 @@ impl Default for Survey {
             paused: false,
             stale_lists: None,
             not_listening: None,
+            lost_socket: None,
             groups: Vec::new(),
         }
     }
@@ -210,8 +215,8 @@ impl Survey {
 
     /// What it has seen.
     pub fn finish(self) -> Snapshot {
-        let Self { groups, paused, losses, served, stale_lists, not_listening, .. } = self;
-        Snapshot { groups, paused, losses, served, stale_lists, not_listening }
+        let Self { groups, paused, losses, served, stale_lists, not_listening, lost_socket, .. } = self;
+        Snapshot { groups, paused, losses, served, stale_lists, not_listening, lost_socket }
     }
 }
 

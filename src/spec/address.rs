@@ -148,6 +148,21 @@ impl<'de> Deserialize<'de> for Address {
     }
 }
 
+/// Why clients do not find a Unix socket that listens by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostSocket {
+    /// Another file is there; otherwise none is.
+    pub is_replaced: bool,
+    /// The service manager made it, and nobody else can make it anew.
+    pub is_passed: bool,
+}
+
+impl fmt::Display for LostSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_replaced { "another file is at its path" } else { "its file is gone" })
+    }
+}
+
 /// The name of a Unix socket: an absolute path, or `@` and an abstract name. An abstract socket has no file.
 ///
 /// The text form is one word without blanks, commas, colons or quotes. Such bytes, non-ASCII bytes and `%`

@@ -14,7 +14,7 @@ use super::socket_file::{self, SocketAccess, SocketFile, SocketFileId};
 #[cfg(test)]
 use super::trouble::{self, FaultPoint};
 use super::{socket, unix};
-use crate::spec::{Address, ClientSource, Keepalive, UnixName};
+use crate::spec::{Address, ClientSource, Keepalive, LostSocket, UnixName};
 
 /// Maximum length of the listen queue, as far as the system allows: a burst of clients waits instead of being
 /// refused.
@@ -80,7 +80,22 @@ impl ListenerHandle {
     /// The file of a Unix socket, if this process has to remove it. `None`: there is no such file, or another
     /// process removes it.
     pub fn file(&self) -> Option<SocketFileId> {
-        self.file.upgrade().filter(|file| file.is_ours()).map(|file| file.id())
+        self.file.upgrade().filter(|file| file.is_ours())?.id()
+    }
+
+    /// Why clients do not find a Unix socket by its path now. `None`: they do, or it has none, or that cannot be known.
+    pub fn lost(&self) -> Option<LostSocket> {
+        self.file.upgrade()?.lost()
+    }
+
+    /// Who may connect to a Unix socket with a file now. `None`: it has none, or that cannot be known.
+    pub fn access(&self) -> Option<SocketAccess> {
+        self.file.upgrade()?.access()
+    }
+
+    /// Has somebody else made the file of this Unix socket?
+    pub fn has_foreign_file(&self) -> bool {
+        self.file.upgrade().is_some_and(|file| file.is_foreign())
     }
 
     /// Says whether another process is to remove the file (`true`) or this one.
@@ -219,13 +234,21 @@ impl Listener {
         rustix::io::ioctl_fionbio(&fd, true).map_err(|e| at("ioctl")(e.into()))?;
         rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).map_err(|e| at("fcntl")(e.into()))?;
         rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
-        let file = file.and_then(|id| SocketFile::inherit(name, id));
+        let file = match file {
+            Some(id) => Some(SocketFile::inherit(name, id)),
+            None => (!name.is_abstract()).then(|| SocketFile::foreign(name)),
+        };
         Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }
 
     /// Is there no file that this process may have to remove?
     pub fn lacks_file(&self) -> bool {
-        self.file.is_none()
+        self.file.as_ref().is_none_or(|file| file.is_foreign())
+    }
+
+    /// Do clients not find a Unix socket by its path any more?
+    pub fn is_lost(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.lost().is_some())
     }
 
     /// Sets who may connect to a Unix socket from now on.

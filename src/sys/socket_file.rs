@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::unix;
-use crate::spec::UnixName;
+use crate::spec::{LostSocket, UnixName};
 
 /// Who may connect to a Unix socket with a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,10 +36,17 @@ pub struct SocketAccess {
 
 impl SocketAccess {
     /// The permissions if a group but no mode is given.
-    const OF_GROUP: u32 = 0o660;
+    pub const OF_GROUP: u32 = 0o660;
 
-    fn mode(self) -> Option<u32> {
+    /// The permissions; `None`: nothing is said of them.
+    pub fn mode(self) -> Option<u32> {
         self.mode.or_else(|| self.group.map(|_| Self::OF_GROUP))
+    }
+
+    /// Is all that is said here as it is there?
+    pub fn holds(self, now: Self) -> bool {
+        self.mode().is_none_or(|mode| now.mode == Some(mode))
+            && self.group.is_none_or(|group| now.group == Some(group))
     }
 }
 
@@ -65,21 +72,60 @@ impl From<&Stat> for SocketFileId {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    id: SocketFileId,
+    /// `None`: somebody else has made it, and it was not there when it came.
+    id: Option<SocketFileId>,
+    /// Somebody else has made it, and takes it away.
+    is_foreign: bool,
     is_ours: AtomicBool,
 }
 
 impl SocketFile {
     /// The file of a socket that the predecessor made. It is the predecessor's until [`keep`](Self::keep) is
-    /// called. `None`: another file is there by now.
-    pub(crate) fn inherit(name: UnixName, id: SocketFileId) -> Option<Arc<Self>> {
-        let file = Self { path: path_of(name), id, is_ours: AtomicBool::new(false) };
-        file.is_there().then(|| Arc::new(file))
+    /// called. Another file may be there by now.
+    pub(crate) fn inherit(name: UnixName, id: SocketFileId) -> Arc<Self> {
+        let id = Some(id);
+        Arc::new(Self { path: path_of(name), id, is_foreign: false, is_ours: AtomicBool::new(false) })
     }
 
-    /// The identity of the file.
-    pub(crate) fn id(&self) -> SocketFileId {
-        self.id
+    /// The file of a socket that somebody else made and will remove.
+    pub(crate) fn foreign(name: UnixName) -> Arc<Self> {
+        let path = path_of(name);
+        let id = rustix::fs::stat(&path).ok().filter(is_socket).map(|stat| SocketFileId::from(&stat));
+        Arc::new(Self { path, id, is_foreign: true, is_ours: AtomicBool::new(false) })
+    }
+
+    /// The identity of the file, if this program made it.
+    pub(crate) fn id(&self) -> Option<SocketFileId> {
+        self.id.filter(|_| !self.is_foreign)
+    }
+
+    /// Whether somebody else made it.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// Why a client does not find the socket by its path now. `None`: it does, or that cannot be known.
+    pub(crate) fn lost(&self) -> Option<LostSocket> {
+        let lost = |is_replaced| Some(LostSocket { is_replaced, is_passed: self.is_foreign });
+        // A link that leads to it is a way to it.
+        match rustix::fs::stat(&self.path) {
+            Ok(stat) if is_socket(&stat) && self.id.is_none_or(|id| id == SocketFileId::from(&stat)) => None,
+            Ok(_) => lost(true),
+            Err(Errno::NOENT) => lost(false),
+            // A directory on the way is something else, or a link leads nowhere.
+            Err(Errno::NOTDIR | Errno::LOOP) => lost(true),
+            // We may not look there any more. Others may.
+            Err(_) => None,
+        }
+    }
+
+    /// The permissions of the file now. `None`: it is not at its path, or that cannot be known.
+    pub(crate) fn access(&self) -> Option<SocketAccess> {
+        let is_it = |stat: &Stat| is_socket(stat) && self.id == Some(SocketFileId::from(stat));
+        let stat = rustix::fs::stat(&self.path).ok().filter(is_it)?;
+        #[allow(clippy::useless_conversion, reason = "its width differs between systems")]
+        let mode = u32::from(Mode::from_raw_mode(stat.st_mode).as_raw_mode()) & 0o777;
+        Some(SocketAccess { mode: Some(mode), group: Some(stat.st_gid) })
     }
 
     /// Leaves the file to another process.
@@ -94,12 +140,12 @@ impl SocketFile {
 
     /// Makes this process responsible for the file.
     pub(crate) fn keep(&self) {
-        self.is_ours.store(true, Ordering::SeqCst);
+        self.is_ours.store(!self.is_foreign, Ordering::SeqCst);
     }
 
     fn is_there(&self) -> bool {
         rustix::fs::lstat(&self.path)
-            .is_ok_and(|stat| is_socket(&stat) && SocketFileId::from(&stat) == self.id)
+            .is_ok_and(|stat| is_socket(&stat) && Some(SocketFileId::from(&stat)) == self.id)
     }
 
     /// Sets who may connect from now on. What is `None` in `access` stays unchanged.
@@ -108,9 +154,12 @@ impl SocketFile {
     /// The file is gone, or what chown(2) or chmod(2) says.
     pub(crate) fn set_access(&self, access: SocketAccess) -> io::Result<()> {
         let (Some(parent), Some(own)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
+        let Some(id) = self.id() else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "balance has not made the socket's file"));
+        };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(parent, flags, Mode::empty())?;
-        permit(&directory, own, self.id, access).map_err(|(_, e)| e)
+        permit(&directory, own, id, access).map_err(|(_, e)| e)
     }
 
     /// Removes the file if it is this process's and no other file has replaced it. Call it while the socket
@@ -186,7 +235,7 @@ pub(crate) fn listen(
     put(&workshop.directory, &directory, own, before).map_err(|e| ("rename", e))?;
     drop(workshop);
     drop(turn);
-    Ok(Arc::new(SocketFile { path, id, is_ours: AtomicBool::new(true) }))
+    Ok(Arc::new(SocketFile { path, id: Some(id), is_foreign: false, is_ours: AtomicBool::new(true) }))
 }
 
 /// A private temporary directory for the socket until it has its permissions. In the final directory, other
@@ -596,17 +645,66 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         let (_socket, file) = try_listen(name, SocketAccess::default()).expect("free");
         file.leave();
-        let id = file.id();
-        let heir = SocketFile::inherit(name, file.id()).expect("it is there");
+        let id = file.id().expect("it was made here");
+        let heir = SocketFile::inherit(name, id);
         drop(file);
         assert_eq!(directory.names(), ["x"], "it was left to somebody");
-        assert!(SocketFile::inherit(name, SocketFileId { device: 0, number: 0 }).is_none());
+        let other = SocketFile::inherit(name, SocketFileId { device: 0, number: 0 });
+        other.keep();
+        drop(other);
+        assert_eq!(directory.names(), ["x"], "it is another one");
         drop(heir);
         assert_eq!(directory.names(), ["x"], "it was not ours yet");
-        let heir = SocketFile::inherit(name, id).expect("it is there");
+        let foreign = SocketFile::foreign(name);
+        foreign.keep();
+        assert!(foreign.set_access(SocketAccess { mode: Some(0o600), group: None }).is_err());
+        drop(foreign);
+        assert_eq!(directory.names(), ["x"], "somebody else has made it");
+        let heir = SocketFile::inherit(name, id);
         heir.keep();
         drop(heir);
         assert!(directory.names().is_empty());
+    }
+
+    #[test]
+    fn a_socket_is_lost_when_its_path_leads_elsewhere_and_not_when_nobody_may_look() {
+        let directory = Directory::new("lost");
+        let (path, name) = directory.at("x");
+        let (aside, _) = directory.at("y");
+        let (_socket, file) = try_listen(name, SocketAccess::default()).expect("free");
+        let foreign = SocketFile::foreign(name);
+        let lost = |file: &SocketFile| file.lost().map(|lost| lost.is_replaced);
+        assert_eq!((lost(&file), lost(&foreign)), (None, None));
+        fs::rename(&path, &aside).expect("ours");
+        assert_eq!((lost(&file), lost(&foreign)), (Some(false), Some(false)));
+        assert_eq!(foreign.lost().map(|lost| lost.is_passed), Some(true));
+        assert_eq!(SocketFile::foreign(name).lost().map(|lost| lost.is_replaced), Some(false));
+        assert_eq!(file.access(), None);
+        std::os::unix::fs::symlink(&aside, &path).expect("linked");
+        assert_eq!((lost(&file), lost(&foreign)), (None, None), "clients follow links");
+        fs::remove_file(&path).expect("removed");
+        let _other = UnixListener::bind(&path).expect("bound");
+        assert_eq!((lost(&file), lost(&foreign)), (Some(true), Some(true)));
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "a file").expect("written");
+        assert_eq!((lost(&file), lost(&foreign)), (Some(true), Some(true)));
+        fs::remove_file(&path).expect("removed");
+        fs::rename(&aside, &path).expect("ours");
+        assert_eq!((lost(&file), lost(&foreign)), (None, None));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("ours");
+        assert_eq!(file.access().and_then(|access| access.mode), Some(0o640));
+        // Root may look everywhere.
+        fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o000)).expect("ours");
+        assert_eq!((lost(&file), lost(&foreign)), (None, None));
+        fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o700)).expect("ours");
+        let moved = directory.0.with_extension("moved");
+        fs::rename(&directory.0, &moved).expect("ours");
+        assert_eq!(lost(&file), Some(false));
+        fs::write(&directory.0, "a file").expect("written");
+        assert_eq!(lost(&file), Some(true));
+        fs::remove_file(&directory.0).expect("removed");
+        fs::rename(&moved, &directory.0).expect("ours");
+        assert_eq!(lost(&file), None);
     }
 
     #[test]
@@ -684,7 +782,7 @@ mod tests {
                 assert_eq!(e.kind(), io::ErrorKind::AddrInUse, "{e}");
             }
             let (_, file) = won.into_iter().next().and_then(Result::ok).expect("one");
-            assert_eq!(SocketFileId::from(&rustix::fs::lstat(&path).expect("there")), file.id());
+            assert_eq!(Some(SocketFileId::from(&rustix::fs::lstat(&path).expect("there"))), file.id());
             drop(file);
             assert!(directory.names().is_empty());
         }

@@ -3,10 +3,10 @@
 //! Source: docs/unix-sockets.md.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::pausing::Postgres;
 use crate::harness::{
@@ -278,7 +279,8 @@ fn what_is_no_socket_is_not_touched() {
     refused("unix:/run/", "the path is that of a directory");
     // What belongs to a channel is no part of a name.
     let limit = "write --max-connections 5 unix:/run/lim to limit the whole service";
-    let start = "invalid port [unix:/run/lim::5], exiting.\nbalance: a limit behind two colons is for a channel; ";
+    let start =
+        "invalid port [unix:/run/lim::5], exiting.\nbalance: a limit behind two colons is for a channel; ";
     refused("unix:/run/lim::5", start);
     refused("unix:/run/lim::5", limit);
     refused(&format!("{},weight=2", place.word()), "options behind a comma are for a channel");
@@ -494,6 +496,125 @@ fn a_socket_whose_file_was_removed_is_not_served_twice_and_is_made_anew() {
 }
 
 #[test]
+fn a_socket_whose_file_is_gone_is_told_and_a_reload_makes_it_anew() {
+    let place = Place::new();
+    let aside = place.directory.path().join("aside");
+    let server = Server::with(|mut stream, _| {
+        let _ = stream.write_all(b"a");
+        let _ = io::copy(&mut stream.try_clone().expect("a descriptor"), &mut stream);
+    });
+    let target = server.addr.to_string();
+    let instance = Setup::on_socket(&place.word()).start(["--socket-mode", "600", "PORT", &target]);
+    let mut held = place.connect();
+    assert_eq!(named(&mut held), 'a');
+    let is_told = |words: &str| {
+        let why = format!("no client finds {}: {words}", place.word());
+        let ready = instance.ctl("ready");
+        assert!(ready.code != 0 && ready.stdout.contains(&why), "{ready:?}");
+        let status = instance.ctl("status").code(0).stdout;
+        assert!(status.contains(&format!("no client finds its Unix socket: {words}; ")), "{status}");
+        let json: Value = serde_json::from_str(&instance.ctl("status json").code(0).stdout).expect("JSON");
+        assert_eq!(
+            (&json["lost_socket"], &json["service"]["phase"]),
+            (&words.into(), &"not-listening".into())
+        );
+        let doctor = instance.ctl("doctor").code(2).stdout;
+        let found = format!("this service listens on {}, and {words}. Why: ", place.word());
+        assert!(doctor.contains(&format!("broken socket-file {}: {found}", place.word())), "{doctor}");
+        assert!(doctor.contains(&format!("balance -c reload {} makes ", place.word())), "{doctor}");
+    };
+    let is_fine = || {
+        instance.ctl("ready").code(0);
+        assert!(!instance.ctl("doctor").stdout.contains("socket-file"));
+        assert_eq!((place.mode(), place.served_by(1)), (0o600, "a".to_owned()));
+        let json: Value = serde_json::from_str(&instance.ctl("status json").code(0).stdout).expect("JSON");
+        assert!(json["lost_socket"].is_null() && json["service"]["phase"] == "serving", "{json}");
+    };
+    is_fine();
+    let before = place.file();
+    fs::rename(&place.path, &aside).expect("our own directory");
+    is_told("its file is gone");
+    fs::rename(&aside, &place.path).expect("our own directory");
+    is_fine();
+    fs::remove_file(&place.path).expect("our own directory");
+    is_told("its file is gone");
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(told.contains(&format!("listens on {} again", place.word())), "{told}");
+    assert_ne!(place.file(), before);
+    is_fine();
+    // Somebody else's, dead or alive.
+    fs::remove_file(&place.path).expect("our own directory");
+    let other = UnixListener::bind(&place.path).expect("free");
+    is_told("another file is at its path");
+    let before = place.file();
+    let refused = instance.ctl("reload");
+    assert!(refused.code != 0 && refused.stdout.contains("Address already in use"), "{refused:?}");
+    assert_eq!(place.file(), before, "it is not touched");
+    drop(other);
+    is_told("another file is at its path");
+    instance.signal(Signal::HUP);
+    eventually("it is made anew", || (place.file() != before).then_some(()));
+    eventually("it is served", || (instance.ctl("ready").code == 0).then_some(()));
+    is_fine();
+    // Who came before that is served still.
+    held.write_all(b"b").expect("it is open");
+    assert_eq!(named(&mut held), 'b');
+    instance.terminate();
+    assert!(place.names().is_empty());
+}
+
+#[test]
+fn permissions_that_somebody_has_changed_are_told_and_saved_and_set_again() {
+    let place = Place::new();
+    let instance = Setup::on_socket(&place.word()).start(["--socket-mode", "606", "PORT", "127.0.0.1:9"]);
+    let lines = |mode: &str| {
+        let saved = instance.ctl("save").code(0).stdout;
+        assert!(saved.contains(&format!("--socket-mode {mode} ")), "{saved}");
+        instance.ctl("doctor").stdout
+    };
+    assert!(!lines("606").contains("socket-permissions"));
+    fs::set_permissions(&place.path, fs::Permissions::from_mode(0o640)).expect("our own");
+    let doctor = lines("640");
+    let found = format!("the permissions of {} are 640, and its line says 606. Why: ", place.word());
+    assert!(doctor.contains("broken socket-permissions ") && doctor.contains(&found), "{doctor}");
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(told.contains("the socket's permissions are as its line says again"), "{told}");
+    assert_eq!(place.mode(), 0o606);
+    assert!(!lines("606").contains("socket-permissions"));
+    instance.terminate();
+}
+
+#[test]
+fn permissions_that_cannot_be_had_are_told_and_not_saved() {
+    const NOBODY: u32 = 65_534;
+    if needs_root("--user") {
+        return;
+    }
+    let place = Place::new();
+    let owner = |path: &Path| chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    owner(place.directory.path());
+    let write =
+        |options: &str| place.directory.file("lines", &format!("{options} {} 127.0.0.1:9\n", place.word()));
+    let file = write("--socket-mode 600").display().to_string();
+    let instance = Setup::on_socket(&place.word()).start(["--user", "nobody", "--file", &file]);
+    write("--socket-mode 606 --socket-group root");
+    for _ in 0..2 {
+        let told = instance.ctl("reload").code(0).stdout;
+        assert!(
+            told.contains("the socket's permissions stay as they are: Operation not permitted"),
+            "{told}"
+        );
+        let group = fs::symlink_metadata(&place.path).expect("there").gid();
+        assert_eq!((place.mode(), group), (0o600, NOBODY));
+        let saved = instance.ctl("save").code(0).stdout;
+        assert!(saved.contains("--socket-mode 600 --socket-group nogroup "), "{saved}");
+        let doctor = instance.ctl("doctor").stdout;
+        assert!(doctor.contains("are 600 nogroup, and its line says 606 root. Why: "), "{doctor}");
+    }
+    instance.terminate();
+}
+
+#[test]
 fn a_reload_adds_changes_and_takes_away_sockets() {
     let place = Place::new();
     let (one, other) = (Server::named("a"), Server::named("b"));
@@ -525,20 +646,20 @@ fn a_reload_adds_changes_and_takes_away_sockets() {
     let told = instance.ctl("reload").code(0).stdout;
     assert!(told.contains("service pg is removed"), "{told}");
     assert_eq!(place.names(), ["lines", "y.sock"]);
-    // What cannot be set is not said to be set.
+    // What is not ours is not touched, and nothing is said to be set.
     fs::remove_file(&second).expect("our own directory");
-    write(&format!("new: --socket-mode 666 {} {}\n", word(&second), other.addr));
-    let told = instance.ctl("reload").code(0).stdout;
-    let stay = "the socket's permissions stay as they are: the socket's file is gone";
-    assert!(told.contains(stay) && !told.contains("--socket-mode is"), "{told}");
     let listener = UnixListener::bind(&second).expect("free");
     let before = fs::symlink_metadata(&second).expect("there").permissions();
     write(&format!("new: --socket-mode 606 {} {}\n", word(&second), other.addr));
-    let told = instance.ctl("reload").code(0).stdout;
-    assert!(told.contains("another file is at the path") && !told.contains("--socket-mode is"), "{told}");
+    let told = instance.ctl("reload");
+    assert!(told.code != 0 && !told.stdout.contains("--socket-mode is"), "{told:?}");
+    assert!(told.stdout.contains("Address already in use"), "{told:?}");
     assert_eq!(fs::symlink_metadata(&second).expect("there").permissions(), before);
     drop(listener);
-    fs::remove_file(&second).expect("our own directory");
+    let told = instance.ctl("reload").code(0).stdout;
+    assert!(told.contains("again") && told.contains("--socket-mode is 606"), "{told}");
+    let mode = fs::symlink_metadata(&second).expect("there").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o606);
     // Two services on one socket, and a name that is no group.
     write(&format!("a: {0} b:1\nb: {0} b:1\n", word(&second)));
     let wrong = instance.ctl("reload");
@@ -768,6 +889,21 @@ fn a_socket_of_the_service_manager_is_served_and_not_taken_away() {
     let pid: i32 = told.stdout.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("its number");
     child.wait().expect("our own child");
     assert_eq!((place.file(), place.served_by(2)), (file, "aa".to_owned()));
+    // Nobody but the manager makes it anew.
+    let aside = place.directory.path().join("aside");
+    let ask = |command: &str| {
+        let ask = Run::new(BALANCE).env("BALANCE_RUN_DIR", directory.path());
+        ask.args(["-c", command, &place.word()]).finish()
+    };
+    assert!(ask("doctor").stdout.contains("advice socket-permissions "));
+    fs::rename(&place.path, &aside).expect("our own directory");
+    assert!(ask("ready").stdout.contains("its file is gone"));
+    let doctor = ask("doctor").code(2).stdout;
+    assert!(doctor.contains("its file is gone") && doctor.contains("Do: systemd has made it"), "{doctor}");
+    assert_ne!(ask("reload").code, 0);
+    assert!(!place.path.exists());
+    fs::rename(&aside, &place.path).expect("our own directory");
+    ask("ready").code(0);
     let pid = rustix::process::Pid::from_raw(pid).expect("a number");
     rustix::process::kill_process(pid, Signal::TERM).expect("it runs");
     eventually("it has ended", || fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).err());

@@ -242,7 +242,8 @@ impl Roster {
         told.extend(config::option_changes(&was, &spec));
         let sources = Sources::new(found.sources);
         let is_elsewhere = member.served.parts.outgoing.sources != sources;
-        if options(&was) != options(&spec) || is_elsewhere {
+        let is_other_access = !has_access(&member.served, &spec);
+        if options(&was) != options(&spec) || is_elsewhere || is_other_access {
             if is_elsewhere && was.sources == spec.sources {
                 told.push("connections come from another address, by its name".to_owned());
             }
@@ -320,14 +321,23 @@ impl Roster {
         told: &mut Vec<String>,
     ) {
         let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
+        let is_other_access = !has_access(&member.served, spec);
         let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
         let said = |spec: &ServiceSpec| (spec.socket_mode, spec.socket_group.clone());
-        if said(&parts.spec) != said(spec) {
+        let is_same = said(&parts.spec) == said(spec);
+        // Somebody may have changed them, and an attempt before may have failed.
+        if !is_same || is_other_access {
             let set = prepared::access(spec).map_err(|e| e.source);
             let set = set.and_then(|access| listeners.iter().try_for_each(|one| one.set_access(access)));
-            if let Err(e) = set {
-                told.retain(|line| !line.starts_with("--socket-"));
-                told.push(format!("the socket's permissions stay as they are: {e}"));
+            match set {
+                Ok(()) if is_same => {
+                    told.push("the socket's permissions are as its line says again".to_owned())
+                }
+                Ok(()) => {}
+                Err(e) => {
+                    told.retain(|line| !line.starts_with("--socket-"));
+                    told.push(format!("the socket's permissions stay as they are: {e}"));
+                }
             }
         }
         parts.spec = spec.clone();
@@ -343,6 +353,19 @@ impl Roster {
         minder.change(alarm, parts.ward(log, running, residence));
         names.mind(residence, parts.resident(log, running, alarm));
     }
+}
+
+/// Whether its Unix socket has the permissions that its line asks for. `true` too if that cannot be known, or
+/// if somebody else made the socket.
+pub(super) fn has_access(served: &Served, spec: &ServiceSpec) -> bool {
+    let Some(socket) = served.listeners.iter().find(|one| one.address().unix().is_some()) else {
+        return true;
+    };
+    if spec.socket_mode.is_none() && spec.socket_group.is_none() || socket.has_foreign_file() {
+        return true;
+    }
+    let wanted = prepared::access(spec).ok();
+    wanted.zip(socket.access()).is_none_or(|(wanted, now)| wanted.holds(now))
 }
 
 /// Sets the lists. Returns a text for the log if only the contents of their files have changed.

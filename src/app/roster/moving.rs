@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::clearing::{Lost, TakenPlaces};
@@ -13,7 +14,7 @@ use crate::app::lookup::Resolved;
 use crate::app::{Failure, prepared};
 use crate::spec::{Address, ListenSpan, ServiceSpec};
 use crate::sys::descriptors::Taken;
-use crate::sys::listen::Listener;
+use crate::sys::listen::{Listener, ListenerHandle};
 
 /// The changes of a service's listeners.
 pub(super) struct Widening {
@@ -41,7 +42,7 @@ impl Roster {
         patience: &mut Duration,
     ) -> Result<Widening, Failure> {
         let span = found.span();
-        let missing = missing(&member.served, span);
+        let missing = unreachable(&member.served, span);
         let (late, now): (Vec<_>, Vec<_>) = missing.into_iter().partition(|&at| in_the_way.meet(at));
         let taken = match now.len() {
             0 => None,
@@ -67,6 +68,12 @@ impl Roster {
         let before = member.label();
         let new_at: Vec<Address> = new.iter().map(Listener::address).collect();
         if !new.is_empty() {
+            // A socket that is made anew: whoever waits at the one that nobody finds any more is let in before that goes.
+            let replaced: Vec<Address> =
+                member.served.listeners.iter().filter(|one| is_lost(one)).map(|one| one.address()).collect();
+            if !replaced.is_empty() {
+                member.leave(&replaced);
+            }
             let how = if member.served.listeners.is_empty() { " again" } else { ", too" };
             match member.listen_too(new, taken) {
                 Ok(()) => changes.made.push(format!("{before}: listens on {}{how}", words(&new_at))),
@@ -143,6 +150,17 @@ fn missing(served: &Served, span: ListenSpan) -> Vec<Address> {
     span.each().filter(|at| !there.contains(&at.port())).collect()
 }
 
+/// The same, and those of a Unix socket of ours that clients do not find any more.
+fn unreachable(served: &Served, span: ListenSpan) -> Vec<Address> {
+    let lost = served.listeners.iter().filter(|one| is_lost(one)).map(ListenerHandle::address);
+    lost.filter(|at| span.contains(*at)).chain(missing(served, span)).collect()
+}
+
+/// Is it a Unix socket that clients do not find, and that we can make anew?
+pub(super) fn is_lost(listener: &ListenerHandle) -> bool {
+    listener.lost().is_some_and(|lost| !lost.is_passed)
+}
+
 impl RosterEntry {
     fn listen_too(&mut self, new: Vec<Listener>, taken: Option<Taken>) -> std::io::Result<()> {
         let handles = new.iter().map(Listener::handle).collect::<Vec<_>>();
@@ -163,6 +181,8 @@ impl RosterEntry {
     fn tell_listen(&self) {
         let missing = ListenSpan::of(missing(&self.served, self.served.parts.span));
         self.service.set_listen(self.served.listen(), self.served.parts.span, &missing);
+        let socket = self.served.listeners.iter().find(|one| one.address().unix().is_some());
+        *self.service.socket.write().unwrap_or_else(PoisonError::into_inner) = socket.cloned();
     }
 
     /// The ports whose listeners the service manager has, too.

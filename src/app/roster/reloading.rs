@@ -12,7 +12,9 @@ use std::thread;
 
 use super::super::plan;
 use super::super::{Failure, exit, fenced, files, lists, lookup, ways};
-use super::{MOST_TOLD, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
+use super::carrying::has_access;
+use super::moving::is_lost;
+use super::{MOST_TOLD, Members, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
 use crate::config;
 use crate::observe::{Event, Severity};
 use crate::process;
@@ -25,12 +27,25 @@ pub(super) const NOT_ALL: &str = "not everything is as the files say; see above"
 const BROKE_OFF: &str = "it stopped in the middle, because of a fault in balance itself; all services go on, some of them as \
                          the files say now; reload again";
 
+impl Members {
+    /// Has anybody a Unix socket that is to be made anew, or to be given its permissions again?
+    fn have_odd_sockets(&self) -> bool {
+        let is_odd = |member: &RosterEntry| {
+            member.served.listeners.iter().any(is_lost)
+                || !has_access(&member.served, &member.served.parts.spec)
+        };
+        self.all.iter().any(is_odd)
+    }
+}
+
 impl Roster {
     /// Reloads on a thread of its own, because looking up names may take long. All calls until it begins
     /// count as one.
     pub(in crate::app) fn reload_soon(self: &Arc<Self>) {
         let has_files = || self.watched().iter().any(|one| lists::has_files(&one.table));
-        if self.source.is_none() && !has_files() {
+        // While another reload has them, they are asked later.
+        let is_odd = || self.members.try_lock().map_or(true, |members| members.have_odd_sockets());
+        if self.source.is_none() && !has_files() && !is_odd() {
             let why = "there is no file to read again";
             return self.tools.log.tell(&Event::SignalIgnored { signal: "HUP".into(), why });
         }
@@ -153,7 +168,7 @@ impl Roster {
         let members = &mut *members;
         let nothing = |text: &str| Err(Failure::new(exit::CONFIG, format!("balance: {text}")));
         let has_files = || members.all.iter().any(|one| lists::has_files(&one.served.parts.table));
-        if self.source.is_none() && !clean && !has_files() {
+        if self.source.is_none() && !clean && !has_files() && !members.have_odd_sockets() {
             return nothing(
                 "there is no file to read again; the service was given on the command line (reload clean drops what was \
                  changed by hand)",

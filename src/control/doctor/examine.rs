@@ -15,9 +15,12 @@ use super::exams::diagnose;
 use super::finding::Diagnosis;
 use super::kernel::KernelSigns;
 use super::of_service::LONG_IDLE;
-use super::signs::{Case, NameSign, ServiceSigns, SocketSign};
+use super::signs::{AccessSign, Case, NameSign, ServiceSigns, SocketSign};
+use crate::control::endpoint::{group_name, group_number};
 use crate::control::services::{ManagedService, Services};
-use crate::spec::{ListenSpan, UnixName};
+use crate::spec::{ListenSpan, ServiceSpec, UnixName};
+use crate::sys::listen::ListenerHandle;
+use crate::sys::socket_file::SocketAccess;
 
 /// How long all lookups of names together may take. A name server that answers later counts as slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -79,11 +82,40 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
         is_draining,
         asked_at,
         listen: if service.listens_nowhere() { Vec::new() } else { service.listen() },
-        spec,
         table: service.survey(),
         connections,
+        access: service.with_socket(|socket| access(&spec, socket)),
         idle,
+        spec,
     }
+}
+
+/// Who may connect to a Unix socket, against what was asked for. `None`: nothing was, or it has no file.
+fn access(spec: &ServiceSpec, socket: &ListenerHandle) -> Option<AccessSign> {
+    let group = spec.socket_group.as_ref().map(|named| named.name.as_str());
+    let wanted = SocketAccess { mode: spec.socket_mode, group: group.and_then(group_number) };
+    if socket.lost().is_some() || spec.socket_mode.is_none() && group.is_none() {
+        return None;
+    }
+    let words = |mode: Option<u32>, group: Option<String>| {
+        let mode = mode.map(|mode| format!("{mode:03o}"));
+        [mode, group].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    };
+    // A group that is not there any more is nobody's.
+    let is_known = group.is_none_or(|name| group_number(name).is_some());
+    let now = socket.access()?;
+    if socket.has_foreign_file() || !is_known || !wanted.holds(now) {
+        let mode = spec.socket_mode.or_else(|| group.map(|_| SocketAccess::OF_GROUP));
+        return Some(AccessSign {
+            wanted: words(mode, group.map(str::to_owned)),
+            now: words(
+                now.mode.filter(|_| mode.is_some()),
+                now.group.filter(|_| group.is_some()).map(group_name),
+            ),
+            is_foreign: socket.has_foreign_file(),
+        });
+    }
+    None
 }
 
 type LookUp = Arc<dyn Fn(&str) -> Result<Vec<IpAddr>, String> + Send + Sync>;

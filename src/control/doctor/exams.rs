@@ -37,6 +37,8 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("source-ports", of_network::source_ports),
     exam("listen-port", of_network::listen_port),
     exam("not-listening", of_network::not_listening),
+    exam("socket-file", of_network::socket_file),
+    exam("socket-permissions", of_network::socket_permissions),
     exam("shared-port", of_network::shared_port),
     exam("backlog", of_network::backlog),
     exam("tcp-memory", of_network::memory),

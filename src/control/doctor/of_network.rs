@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::finding::Finding;
 use super::kernel::ListenerSign;
 use super::of_service::counted;
-use super::signs::{Case, WaySign};
+use super::signs::{AccessSign, Case, WaySign};
 use crate::sched::{AdminState, ShownAddress};
 use crate::spec::ListenSpan;
 
@@ -180,6 +180,57 @@ pub(super) fn not_listening(case: &Case) -> Vec<Finding> {
         );
         let found = format!("this service does not listen on {missing}, and lost it in a reload{who}");
         findings.push(Finding::broken(found, why, cure).of(&service.label));
+    }
+    findings
+}
+
+pub(super) fn socket_file(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in case.serving() {
+        let Some(lost) = service.table.lost_socket else { continue };
+        let at = service.spec.listen.ports.to_string();
+        let reload = service.command("reload");
+        let cure = match (lost.is_passed, lost.is_replaced) {
+            (true, _) => {
+                "systemd has made it: stop the units of balance, its .socket too, then start the .socket unit"
+                    .to_owned()
+            }
+            (false, true) => {
+                format!("remove that file, or stop what has made it; then {reload} makes the socket anew")
+            }
+            (false, false) => {
+                format!("{reload} makes it anew; find what removes it, a cleaner of old files perhaps")
+            }
+        };
+        let found = format!("this service listens on {at}, and {lost}");
+        let why = match lost.is_replaced {
+            true => "new clients reach something else, or are refused",
+            false => "no new client finds the service",
+        };
+        findings.push(Finding::broken(found, why, cure).of(&service.label));
+    }
+    findings
+}
+
+pub(super) fn socket_permissions(case: &Case) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for service in case.serving() {
+        let Some(AccessSign { wanted, now, is_foreign }) = &service.access else { continue };
+        let at = service.spec.listen.ports.to_string();
+        let found = format!("the permissions of {at} are {now}, and its line says {wanted}");
+        let finding = match is_foreign {
+            true => Finding::advice(
+                found,
+                "balance has not made this socket, so --socket-mode and --socket-group have no effect",
+                "set SocketMode= and SocketGroup= in its .socket unit, and take the options out of the line",
+            ),
+            false => Finding::broken(
+                found,
+                "they decide who can connect, and somebody else has changed them or balance may not",
+                format!("{} sets them again, or says why it cannot", service.command("reload")),
+            ),
+        };
+        findings.push(finding.of(&service.label));
     }
     findings
 }

@@ -97,8 +97,21 @@ pub(crate) struct ServiceSigns {
     pub(crate) table: Snapshot,
     /// Number of connections now.
     pub(crate) connections: usize,
+    /// Who may connect to its Unix socket, if that is not as its line says.
+    pub(crate) access: Option<AccessSign>,
     /// How many connections have been idle for long, and the longest time; `None`: not examined.
     pub(crate) idle: Option<(usize, Duration)>,
+}
+
+/// Who may connect to a Unix socket, as `660 www-data`, where that is otherwise than its line has it or for somebody else to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AccessSign {
+    /// As the line has it.
+    pub(crate) wanted: String,
+    /// As it is.
+    pub(crate) now: String,
+    /// Somebody else has made the socket.
+    pub(crate) is_foreign: bool,
 }
 
 impl ServiceSigns {

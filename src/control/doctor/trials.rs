@@ -12,10 +12,11 @@ use std::time::Duration;
 use super::exams::{EXAMS, diagnose};
 use super::finding::{Diagnosis, Gravity};
 use super::kernel::{KernelSigns, ListenerSign};
-use super::signs::{Case, ClockSigns, NameSign, ProcessSigns, ServiceSigns};
+use super::signs::{AccessSign, Case, ClockSigns, NameSign, ProcessSigns, ServiceSigns};
 use crate::config::{Word, read_line};
 use crate::control::scratch::Scratch;
 use crate::sched::{AdminState, ChannelId, ChannelKey, GroupId, Rules, Table, Weight};
+use crate::spec::LostSocket;
 
 /// The files of a host without any finding.
 const WELL: &[(&str, &str)] = &[
@@ -87,6 +88,7 @@ fn service(line: &str, maxc: Option<u32>) -> ServiceSigns {
         spec: read_line(&words).expect("a line"),
         table: table.snapshot(),
         connections: 0,
+        access: None,
         idle: None,
     }
 }
@@ -367,6 +369,33 @@ fn a_service_that_has_lost_its_port_is_broken_and_shares_it_with_nobody() {
     one(&case, "not-listening", Gravity::Broken, said);
     case.kernel.listeners.clear();
     one(&case, "not-listening", Gravity::Broken, "lost it in a reload. Why: new clients are refused. Do: ");
+}
+
+#[test]
+fn a_unix_socket_that_nobody_finds_is_broken_and_who_makes_it_anew_is_said() {
+    let mut case = case(host(&[]));
+    case.services[0] = service("unix:/run/x.sock 127.0.0.1:9", None);
+    case.services[0].asked_at = "unix:/run/x.sock".parse().ok();
+    let mut lost = |is_replaced, is_passed, words| {
+        case.services[0].table.lost_socket = Some(LostSocket { is_replaced, is_passed });
+        one(&case, "socket-file", Gravity::Broken, words);
+    };
+    let gone = "this service listens on unix:/run/x.sock, and its file is gone. Why: no new client finds the service. Do: balance -c reload \
+                unix:/run/x.sock makes it anew";
+    lost(false, false, gone);
+    lost(
+        true,
+        false,
+        "another file is at its path. Why: new clients reach something else, or are refused. Do: remove that file",
+    );
+    lost(false, true, "systemd has made it");
+    case.services[0].table.lost_socket = None;
+    case.services[0].access =
+        Some(AccessSign { wanted: "660 www-data".into(), now: "644 root".into(), is_foreign: false });
+    let other = "the permissions of unix:/run/x.sock are 644 root, and its line says 660 www-data. Why: ";
+    one(&case, "socket-permissions", Gravity::Broken, other);
+    case.services[0].access = Some(AccessSign { wanted: "660".into(), now: "600".into(), is_foreign: true });
+    one(&case, "socket-permissions", Gravity::Advice, "Do: set SocketMode=");
 }
 
 #[test]

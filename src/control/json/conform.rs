@@ -23,7 +23,7 @@ use crate::sched::{
     DialCause, End, Ended, EndedSnapshot, GroupId, GroupSnapshot, HealthSnapshot, HealthState, Loss,
     NameSnapshot, Peers, Policy, SessionSnapshot, Snapshot, UnixName, Weight,
 };
-use crate::spec::{ChannelManner, ClientSource, ListenSpan, LocalPeer, RouteName, Section};
+use crate::spec::{ChannelManner, ClientSource, ListenSpan, LocalPeer, LostSocket, RouteName, Section};
 
 /// How many reports of each kind are checked.
 const REPORTS: usize = 400;
@@ -134,8 +134,8 @@ fn table() -> BoxedStrategy<Snapshot> {
     let policy = prop::sample::select(Policy::NAMES.map(|(_, policy)| policy).to_vec());
     let group = (policy, prop::collection::vec(channel(), 0..4));
     let losses = prop::collection::vec((prop::sample::select(Loss::ALL.to_vec()), 0_u64..1 << 60), 0..3);
-    (prop::collection::vec(group, 0..3), any::<bool>(), losses, ends(&End::ALL))
-        .prop_map(|(groups, paused, losses, ends)| {
+    (prop::collection::vec(group, 0..3), any::<bool>(), losses, ends(&End::ALL), any::<Option<[bool; 2]>>())
+        .prop_map(|(groups, paused, losses, ends, lost)| {
             let served = ClientCounts { ends, ..ClientCounts::default() };
             let groups = groups.into_iter().enumerate().map(|(id, (policy, channels))| {
                 let numbers = channels.len();
@@ -154,6 +154,7 @@ fn table() -> BoxedStrategy<Snapshot> {
                 served,
                 stale_lists: None,
                 not_listening: None,
+                lost_socket: lost.map(|[is_replaced, is_passed]| LostSocket { is_replaced, is_passed }),
             }
         })
         .boxed()

@@ -60,6 +60,7 @@ enum Body<'a> {
         changed_by_hand: Option<&'a [String]>,
         stale_lists: Option<&'a str>,
         not_listening: Option<&'a str>,
+        lost_socket: Option<String>,
         lost: ReasonsObject,
         ended: ReasonsObject,
         groups: Vec<GroupObject<'a>>,
@@ -200,6 +201,7 @@ impl<'a> Frame<'a> {
                 let ended = ReasonsObject::of(&End::ALL, &table.served.ends);
                 let stale_lists = table.stale_lists.as_ref().map(|why| why.as_str());
                 let not_listening = table.not_listening.as_ref().map(|at| at.as_str());
+                let lost_socket = table.lost_socket.map(|lost| lost.to_string());
                 (
                     *word,
                     Body::Channels {
@@ -207,6 +209,7 @@ impl<'a> Frame<'a> {
                         changed_by_hand,
                         stale_lists,
                         not_listening,
+                        lost_socket,
                         lost,
                         ended,
                         groups,

@@ -745,6 +745,7 @@ fn the_words_are_those_of_status() {
         served: ClientCounts::default(),
         stale_lists: None,
         not_listening: None,
+        lost_socket: None,
     };
     let text = render::text(&Reply::Status(table.clone(), Vec::new(), Vec::new(), None));
     let service = ServiceSnapshot {
