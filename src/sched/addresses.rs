@@ -1,6 +1,6 @@
-//! The addresses of clients and of channels, as choosing sees them.
+//! The addresses of clients and channels, as the choice of a channel sees them.
 //!
-//! Knows: which of them are the same. Never: who found them, which of them answer.
+//! Knows: which of them are equal. Never: who found them, which of them answer.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use crate::spec::{Address, FamilyKind};
 
-/// A client's address as hashing sees it: no port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
+/// A client's address for hashing: without a port, and `::ffff:a.b.c.d` is the same client as `a.b.c.d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(IpAddr);
 
 impl ClientAddr {
-    /// The address itself, never a v4-mapped one.
+    /// The address; never an IPv4-mapped one.
     pub fn ip(self) -> IpAddr {
         self.0
     }
@@ -25,43 +25,45 @@ impl From<IpAddr> for ClientAddr {
     }
 }
 
-/// The addresses of one channel, in the resolver's order. A dial tries each before the channel counts as failed. There are
-/// none only of a name that nobody could look up [yet](Self::unknown).
+/// The addresses of one channel in the resolver's order. A dial tries each of them before the channel counts
+/// as failed. The list is empty only for a name that could not be looked up [yet](Self::unknown).
 ///
-/// A channel that has no port of its own is connected to at the port that its client came to. Its addresses have port 0, which
-/// nothing can be connected to: [`Address::with_port`] is for whoever connects ([`Lease::target`](super::Lease::target), probes).
+/// A channel without a port of its own is connected to on the port that its client connected to. Its
+/// addresses have port 0, to which nothing can connect: the code that connects
+/// ([`Lease::target`](super::Lease::target), probes) fills the port in by [`Address::with_port`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Arc<AddressList>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct AddressList {
-    /// The name they were found by.
+    /// The host as it was typed, if it was a host.
     host: Option<Box<str>>,
-    /// What its word says of that name.
+    /// The `lazy` option of its word.
     lazy: bool,
     port: u16,
     list: Box<[Address]>,
-    /// It stands for a set of channels, which have the addresses.
+    /// What set of channels the word stands for, and its members, if they are known. `None`: it is one
+    /// channel.
     family: Option<(FamilyKind, Option<Box<[FoundMember]>>)>,
 }
 
-/// One of the channels that a word of many stands for, as a resolver tells of it.
+/// One channel of the set that a word stands for, as a resolver reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundMember {
-    /// Its address as text, or the name of the machine.
+    /// Its address as text, or the host name of the target.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Those of lower numbers are tried first.
+    /// Members with a lower number are tried first.
     pub priority: u16,
-    /// Its part of the clients among those of its priority.
+    /// Its share of clients among members of the same priority.
     pub weight: u16,
     /// Its addresses, as far as they are known.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl FoundMember {
-    /// One that is an address.
+    /// A member that is an address.
     pub fn of(address: SocketAddr) -> Self {
         let host = match address {
             SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
@@ -77,7 +79,8 @@ impl Addresses {
         let port = list.first()?.port();
         Some(Self(Arc::new(AddressList { host: None, lazy: false, port, list: list.into(), family: None })))
     }
-    /// Those of a name that nobody could look up yet. No client gets its channel until they are known.
+    /// The addresses of a name that could not be looked up yet. The channel gets no clients until they are
+    /// known.
     pub fn unknown(host: &str, port: u16) -> Self {
         Self(Arc::new(AddressList {
             host: Some(host.into()),
@@ -87,35 +90,35 @@ impl Addresses {
             family: None,
         }))
     }
-    /// A word that stands for these channels. `None`: they are not known yet.
+    /// A word that stands for this set of channels. `members` is `None` while they are not known.
     pub fn of_family(kind: FamilyKind, host: &str, port: u16, members: Option<Vec<FoundMember>>) -> Self {
         Self::unknown(host, port).with(|all| all.family = Some((kind, members.map(Vec::into_boxed_slice))))
     }
-    /// The same word, which stands for these channels now.
+    /// The same word with other members.
     pub(super) fn with_members(&self, members: Vec<FoundMember>) -> Self {
         self.clone().with(|all| {
             all.family = all.family.take().map(|(kind, _)| (kind, Some(members.into_boxed_slice())));
         })
     }
-    /// `None`: it is one channel.
+    /// What set of channels it stands for. `None`: it is one channel.
     pub fn family(&self) -> Option<FamilyKind> {
         self.0.family.as_ref().map(|(kind, _)| *kind)
     }
-    /// The channels that it stands for, if that is known.
+    /// The members of the set; `None` if they are not known or it is one channel.
     pub fn members(&self) -> Option<&[FoundMember]> {
         self.0.family.as_ref()?.1.as_deref()
     }
-    /// The same addresses, and the host as it was typed.
+    /// The same addresses with the host as it was typed.
     #[must_use]
     pub fn named(self, host: &str) -> Self {
         self.with(|all| all.host = Some(host.into()))
     }
-    /// The same, and whether a start may go on without them.
+    /// Sets whether balance may start although the addresses are not known.
     #[must_use]
     pub fn lazily(self, lazy: bool) -> Self {
         if self.0.lazy == lazy { self } else { self.with(|all| all.lazy = lazy) }
     }
-    /// The same of the same name, with another list.
+    /// The same name with another list of addresses.
     pub(super) fn listing(&self, list: Vec<Address>) -> Self {
         self.clone().with(|all| all.list = list.into())
     }
@@ -124,19 +127,19 @@ impl Addresses {
         change(&mut list);
         Self(Arc::new(list))
     }
-    /// Is there any?
+    /// Is any address or member known?
     pub fn is_known(&self) -> bool {
         !self.0.list.is_empty() || self.members().is_some_and(|members| !members.is_empty())
     }
-    /// May a start go on without them?
+    /// May balance start although the addresses are not known?
     pub fn is_lazy(&self) -> bool {
         self.0.lazy
     }
-    /// Their port. 0: that which a client came to.
+    /// The port. 0: the port that the client connected to.
     pub fn port(&self) -> u16 {
         self.0.port
     }
-    /// The host as it was typed, or else the first address, and the port if they have one.
+    /// The host as it was typed, or else the first address, with the port if there is one.
     pub fn words(&self) -> String {
         match (self.host(), self.0.port) {
             (None, _) => ShownAddress(self.first()).to_string(),
@@ -145,30 +148,30 @@ impl Addresses {
             (Some(host), port) => format!("{host}:{port}"),
         }
     }
-    /// Do they have no port of their own, so that each client is connected to at the one that it came to?
+    /// Do they have no port of their own, so that each client is connected to the port that it connected to?
     pub fn follow_clients(&self) -> bool {
         self.0.port == 0 && self.first().unix().is_none()
     }
-    /// Where in the list an address is. That at which somebody was connected to counts, too, whatever port that had.
+    /// The index of an address in the list. If the addresses have no port of their own, any port matches.
     pub fn place(&self, address: Address) -> Option<usize> {
         let address = if self.follow_clients() { address.with_port(0) } else { address };
         self.0.list.iter().position(|&one| one == address)
     }
-    /// The host as it was typed, if that is known.
+    /// The host as it was typed, if it is known.
     pub fn host(&self) -> Option<&str> {
         self.0.host.as_deref()
     }
-    /// The first one; 0.0.0.0 while none is known.
+    /// The first address; 0.0.0.0 while none is known.
     pub fn first(&self) -> Address {
         self.0.list.first().copied().unwrap_or(Address::NOWHERE.with_port(self.0.port))
     }
-    /// All of them, in order.
+    /// All addresses, in order.
     pub fn as_slice(&self) -> &[Address] {
         &self.0.list
     }
 }
 
-/// An address as it is told: one without a port of its own has none.
+/// Prints an address for users; without the port if it has none of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShownAddress(pub Address);
 

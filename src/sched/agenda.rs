@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::ChannelKey;
 
-/// Times of the next probes, earliest first: at most one per channel.
+/// The times of the next probes, earliest first: at most one per channel.
 #[derive(Debug, Default)]
 pub(super) struct Agenda(BTreeSet<(Duration, ChannelKey)>);
 
 impl Agenda {
-    /// Moves a channel from `old` (`None` = it did not stand here) to `new`.
+    /// Moves a channel from `old` (`None`: it had no time) to `new` (`None`: it has none from now on).
     pub(super) fn put(&mut self, key: ChannelKey, old: Option<Duration>, new: Option<Duration>) {
         if old == new {
             return;

@@ -1,6 +1,7 @@
-//! What dials and probes tell of single addresses of a channel.
+//! What dials and probes report about single addresses of a channel.
 //!
-//! Knows: whose attempt it was, whether it still counts. Never: in which order addresses are tried (`reach`), how an attempt is made.
+//! Knows: which channel an attempt was for, whether it still counts. Never: in which order addresses are
+//! tried (`reach`), how an attempt is made.
 //! Source: docs/health.md, "Names with several addresses".
 
 use std::time::Duration;
@@ -9,7 +10,8 @@ use super::{Happened, Lease, Probe, Purpose, Table, Transition};
 use crate::spec::Address;
 
 impl Table {
-    /// A dial's attempt at one address of its channel, begun then, has failed by the fault of the channel.
+    /// Reports that a dial's attempt at one address, started at `begun`, failed by the channel's fault.
+    /// Returns a transition if that ejects the address.
     pub fn address_failed(
         &mut self,
         lease: &Lease,
@@ -32,7 +34,8 @@ impl Table {
         Some(Transition { channel, address, what: Happened::AddressEjected(cause.to_owned()) })
     }
 
-    /// A dial's attempt at one address of its channel, begun then, was answered.
+    /// Reports that a dial's attempt at one address, started at `begun`, was answered. Returns a transition
+    /// if that brings the address back.
     pub fn address_answered(
         &mut self,
         lease: &Lease,
@@ -45,7 +48,7 @@ impl Table {
         Some(Transition { channel, address, what: Happened::AddressReturned(one) })
     }
 
-    /// A probe that asked several addresses tells how each of them did; to be told before [`Table::probed`].
+    /// Reports the result for each address of a probe that tried several. Call it before [`Table::probed`].
     pub fn seen(
         &mut self,
         probe: &Probe,
@@ -60,7 +63,7 @@ impl Table {
             Purpose::Return | Purpose::Doubt => Purpose::Return,
             Purpose::Check => Purpose::Check,
         };
-        // If nobody passed, none is worse than another.
+        // If no address passed, none is worse than another.
         let Some(good) = answered.filter(|_| !probe.is_of_one()) else { return Vec::new() };
         let mut told = Vec::new();
         let mut tell = |address, what| told.push(Transition { channel: key, address, what });

@@ -1,9 +1,9 @@
-//! Sets of channel numbers: the usable ones of a group, and the ones a route has tried.
+//! Sets of channel numbers: the usable channels of a group, and those that a route has tried.
 //!
 //! Knows: numbers below 64 * 64 * 64. Never: what they number.
 
-/// A set that finds "the first one from here on" in three steps, however many members or gaps there are: each level has
-/// a bit for every word of the level below that is not empty.
+/// A set that finds "the first member from here on" in three steps, however many members or gaps there are:
+/// each level has a bit for every word of the level below that is not empty.
 #[derive(Debug, Default)]
 pub(super) struct BitTree {
     leaves: Vec<u64>,
@@ -12,7 +12,7 @@ pub(super) struct BitTree {
 }
 
 impl BitTree {
-    /// How many numbers fit.
+    /// Numbers must be below this.
     const CAPACITY: usize = 64 * 64 * 64;
 
     pub(super) fn insert(&mut self, number: usize) {
@@ -82,7 +82,7 @@ impl BitTree {
         })
     }
 
-    /// The first leaf at or after `leaf` that is not empty.
+    /// The first non-empty leaf at or after `leaf`.
     fn leaf_from(&self, leaf: usize) -> Option<usize> {
         let middle = leaf / 64;
         let word = self.middle.get(middle)? & (u64::MAX << (leaf % 64));
@@ -98,8 +98,8 @@ impl BitTree {
     }
 }
 
-/// The channels of one group that a route has tried. Few as a rule, so only the words that are not empty are kept, in
-/// order; clients in line keep theirs.
+/// The channels of one group that a route has tried. They are usually few, so only words that are not empty
+/// are kept, in order. Waiting clients keep their set.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Tried(Vec<(u32, u64)>);
 
@@ -116,7 +116,7 @@ impl Tried {
         self.word(number / 64) & bit(number) != 0
     }
 
-    /// All of them, in order.
+    /// All members, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().flat_map(|&(index, word)| {
             (0..64)

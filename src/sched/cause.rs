@@ -1,54 +1,54 @@
-//! Why an attempt to connect to a channel came to nothing, in one closed list, so that logs, answers and metrics say the same words.
+//! Why a connect to a channel failed, as a closed list, so that logs, answers and metrics use the same words.
 //!
-//! Knows: the words. Never: errors of the system, what becomes of the client.
+//! Knows: the words. Never: errors of the system, what happens to the client.
 
 use std::fmt;
 
-/// Why an attempt came to nothing.
+/// Why a connect to a channel failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DialCause {
     /// Nobody listens there.
     Refused,
-    /// It was given up.
+    /// balance gave up waiting for an answer.
     NoAnswer,
-    /// The system gave it up.
+    /// The system gave up waiting for an answer.
     TimedOut,
-    /// There is no way to the host.
+    /// There is no route to the host.
     HostUnreachable,
-    /// There is no way to its network.
+    /// There is no route to its network.
     NetworkUnreachable,
-    /// The interface is down.
+    /// The network interface is down.
     NetworkDown,
-    /// A reset in place of an answer, or right behind it.
+    /// The peer sent a reset instead of an answer, or directly after it.
     Reset,
-    /// A firewall of this machine forbids it, or a Unix socket lets this user not in.
+    /// A firewall of this machine forbids it, or this user may not connect to the Unix socket.
     Denied,
-    /// No address of this machine will do, or not the one that it is to come from.
+    /// This machine has no address that can be the source, or not the one that was asked for.
     NoAddress,
-    /// Such an address means nothing here.
+    /// The address cannot be used on this machine.
     BadAddress,
-    /// All source ports are taken.
+    /// All source ports are in use.
     NoPort,
-    /// No descriptor.
+    /// There is no descriptor.
     NoDescriptor,
-    /// No memory.
+    /// There is no memory.
     NoMemory,
-    /// No Unix socket is there.
+    /// The Unix socket does not exist.
     NoSocket,
-    /// The system watches no further socket.
+    /// The system cannot watch another socket.
     NoWatch,
-    /// The client would come back by it without end.
+    /// The address leads back to the service itself, without end.
     LeadsBack,
-    /// It was taken, and closed at once without a byte.
+    /// The connection was accepted and closed at once, without a byte.
     ClosedAtOnce,
-    /// As many wait to be accepted on a Unix socket as may.
+    /// The listen queue of a Unix socket is full.
     QueueFull,
-    /// The system says something else.
+    /// The system reported another error.
     Other,
 }
 
 impl DialCause {
-    /// All there are.
+    /// All causes.
     pub const ALL: [Self; 19] = [
         Self::Refused,
         Self::NoAnswer,
@@ -71,7 +71,7 @@ impl DialCause {
         Self::Other,
     ];
 
-    /// The one with these words.
+    /// The cause with these words; `None` for other words.
     pub fn named(words: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.words() == words)
     }

@@ -1,6 +1,6 @@
-//! What those in line have to hear of: what changed since they were served last.
+//! What waiting clients have to learn: the changes since they were last served.
 //!
-//! Knows: news of groups, who in line is the first for a channel. Never: who gets a slot.
+//! Knows: changes in groups, which waiting client is the first for a channel. Never: who gets a slot.
 
 use std::collections::BTreeSet;
 
@@ -9,24 +9,26 @@ use super::line::Line;
 use super::news::News;
 use super::{ChannelKey, GroupId, Policy, Rules, Ticket};
 
-/// What changed since the line was served.
+/// What changed since waiting clients were last served.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// Channels that have room now.
     pub(super) ready: BTreeSet<ChannelKey>,
-    /// Somebody in line may have lost the last channel to wait for, or may have one that is not up.
+    /// A waiting client may have lost the last channel that it waits for, or may now have a channel that is
+    /// not up.
     pub(super) second: bool,
-    /// Somebody is only kept from channels that are not up by one that is up and has room, though not for him.
+    /// The only thing that keeps a waiting client from channels that are not up is a channel that is up and
+    /// has room, but not for this client.
     pub(super) kept: bool,
     /// `Line::settle` is due.
     pub(super) moved: bool,
-    /// How often somebody in line was asked so far.
+    /// How many times a waiting client's walk was tried so far.
     #[cfg(test)]
     pub(super) asked: usize,
 }
 
 impl Changes {
-    /// Takes in what changed in a group.
+    /// Takes the changes of a group.
     pub(super) fn hear(&mut self, id: GroupId, group: &mut Group, line: &mut Line, rules: &Rules) {
         if group.news.are_none() {
             return;
@@ -48,19 +50,19 @@ impl Changes {
             self.moved = true;
             self.ready.extend(group.ready().filter_map(|number| ChannelKey::of(id, number)));
         }
-        // A channel that is not up matters only if it is of use to anybody.
+        // A channel that is not up matters only if some waiting client could use it.
         for spare in news.spare.iter().filter_map(key) {
             self.second = self.second || first_for(line, spare, is_home).is_some();
         }
     }
 }
 
-/// May a client have one channel of this group only?
+/// May a client use only one channel of this group?
 pub(super) fn is_one_each(group: &Group, rules: &Rules) -> bool {
     group.policy() == Policy::Hash && !rules.hash_failover
 }
 
-/// The first in line who may have this channel, as far as the channel itself goes.
+/// The first waiting client that may use this channel, as far as the channel itself is concerned.
 pub(super) fn first_for(line: &mut Line, channel: ChannelKey, is_home: bool) -> Option<Ticket> {
     if is_home { line.first_at_home(channel) } else { line.first_untried(channel) }
 }

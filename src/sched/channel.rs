@@ -15,53 +15,53 @@ use super::reach::{ProbedAddress, Reach};
 use super::{Addresses, AdminState, ChannelSnapshot, ClientAddr, DialCause, Lease, Membership, Weight};
 use crate::spec::{Address, ChannelManner};
 
-/// A dial that failed, for those who ask why.
+/// A failed dial, for operators who ask for the cause.
 #[derive(Debug)]
 pub(super) struct LastError {
     pub(super) what: String,
     pub(super) at: Duration,
 }
 
-/// One destination of a group, as the table keeps it.
+/// A channel as the table keeps it.
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) addresses: Addresses,
     pub(super) state: AdminState,
-    /// `None` = no limit.
+    /// Maximum number of connections; `None`: no limit.
     pub(super) maxc: Option<NonZeroU32>,
     pub(super) weight: Weight,
     pub(super) manner: ChannelManner,
     /// How much of its weight counts, in 64ths: less than all while it is returning.
     pub(super) steps: u32,
-    /// Its number is taken for ever, the channel itself is gone.
+    /// The channel is gone; its number stays reserved.
     pub(super) removed: bool,
-    /// It goes with its last connection.
+    /// It is removed when its last connection ends.
     pub(super) retires: bool,
-    /// No client is sent to it for now; those that would be wait for it.
+    /// It gets no clients for now; clients for it wait.
     pub(super) paused: bool,
     pub(super) health: Health,
-    /// `None`: it has one address only.
+    /// `None`: it has only one address.
     pub(super) reach: Option<Box<Reach>>,
-    /// How often it got other addresses.
+    /// How many times it got other addresses.
     pub(super) lives: u32,
-    /// Which of its addresses answered a client last.
+    /// Index of the address that last answered a client.
     pub(super) used: Option<u16>,
-    /// What is known of its name; `None`: its host is none.
+    /// What is known about its name. `None`: its host is not a name.
     pub(super) naming: Option<Box<Naming>>,
-    /// Which channels it stands for; `None`: it is one itself.
+    /// The set of channels that its word stands for. `None`: it is a channel itself.
     pub(super) head: Option<Box<WordHead>>,
-    /// Which word it is there for; `None`: its own.
+    /// The word whose set it belongs to. `None`: it has a word of its own.
     pub(super) member: Option<Box<Membership>>,
-    /// The clients whose connections it has closed at once, without a byte, in a row: each once, and `None` for each that had not
-    /// said anything.
+    /// The clients whose connections it has closed at once without a byte, in a row: each client once, and
+    /// `None` for each that had not sent anything.
     pub(super) closed_early: Vec<Option<ClientAddr>>,
-    /// The same of those who have waited for its first byte for too long.
+    /// The same for clients that waited too long for its first byte.
     pub(super) silent_to: Vec<Option<ClientAddr>>,
     /// With `-a`: no address answered the last attempt.
     pub(super) unanswered: bool,
-    /// `-a` has disabled it, and no operator has spoken since.
+    /// `-a` disabled it, and no operator has changed that since.
     pub(super) autodisabled: bool,
-    /// When it stands on the agenda of probes.
+    /// Its time on the agenda of probes.
     pub(super) probe_at: Option<Duration>,
     pub(super) totalc: u64,
     pub(super) failed: u64,
@@ -118,13 +118,13 @@ impl Channel {
         self.is_enabled() && self.weight > Weight::ZERO && self.is_one()
     }
 
-    /// Is it there, and a channel itself?
+    /// Does it exist, and is it one channel rather than a set?
     pub(super) fn is_one(&self) -> bool {
         !self.removed && self.head.is_none()
     }
 
-    /// Takes clients, and nothing is known that speaks against it; it may be full. A paused one counts as one that will take
-    /// them, whatever is found out meanwhile: its server is being restarted.
+    /// Does it take clients, with no sign that it is down? It may be full. A paused channel counts as up,
+    /// whatever is found out meanwhile: its server is being restarted.
     pub(super) fn is_up(&self) -> bool {
         self.takes_clients() && (self.paused || self.health.is_up())
     }
@@ -134,13 +134,13 @@ impl Channel {
         self.is_up() && !self.paused && !self.is_at_limit()
     }
 
-    /// Would take clients, if it were not for a pause.
+    /// Would it take clients if it were not paused?
     pub(super) fn is_held(&self) -> bool {
         self.paused && self.takes_clients()
     }
 
-    /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends says so on the list of
-    /// freed channels. Call it with the table locked.
+    /// The contract's "usable". If the answer is no because of `maxc`, the next lease that ends adds the
+    /// channel to the list of freed channels. Call it with the table locked.
     pub(super) fn is_usable(&self) -> bool {
         let leads_somewhere = self.addresses.is_known();
         leads_somewhere
@@ -149,7 +149,7 @@ impl Channel {
             && self.maxc.is_none_or(|limit| self.slots.has_room(limit.get()))
     }
 
-    /// Takes one slot and counts it. Only for a channel that is usable, with the table locked.
+    /// Takes one slot and counts it. Only for a usable channel, with the table locked.
     pub(super) fn occupy(&mut self) -> Lease {
         self.totalc += 1;
         let order = self.reach.as_ref().and_then(|reach| reach.order()).cloned();
@@ -157,7 +157,7 @@ impl Channel {
         Slots::occupy(&self.slots, addresses, order, returns, self.manner.proxy)
     }
 
-    /// Did the last `occupy` (or an earlier one) reach the limit?
+    /// Is the limit reached?
     pub(super) fn is_at_limit(&self) -> bool {
         self.maxc.is_some_and(|limit| self.slots.active() >= limit.get())
     }
@@ -176,7 +176,8 @@ impl Channel {
         self.slots.reset_counters();
     }
 
-    /// `weighs`: its group goes by shares. `waiting`: clients in line that it could serve.
+    /// `weighs` says that its group uses shares; `waiting` is the number of waiting clients that it could
+    /// serve.
     pub(super) fn snapshot(
         &self,
         rules: &HealthRules,
@@ -215,8 +216,8 @@ impl Channel {
         }
     }
 
-    /// When the next probe is due. While the channel is ejected its addresses have no probes of their own: its own asks all
-    /// of them.
+    /// When the next probe is due. While the channel is ejected, its addresses have no probes of their own,
+    /// since the channel's probe tries all of them.
     pub(super) fn next_probe(&self) -> Option<Duration> {
         if !self.addresses.is_known() || self.head.is_some() {
             return None;
@@ -225,7 +226,8 @@ impl Channel {
         [self.health.probe_at(), reach.and_then(|reach| reach.probe_at())].into_iter().flatten().min()
     }
 
-    /// The probe that is due begins: of which address if it is of one only, what for, its number, and whom it asks.
+    /// Starts the probe that is due. Returns the address if it is for one only, its purpose, its number, and
+    /// the addresses to try.
     pub(super) fn begin_probe(
         &mut self,
         now: Duration,
@@ -253,7 +255,7 @@ impl Channel {
         }
     }
 
-    /// The addresses that do not answer, and what they met.
+    /// The addresses that do not answer, and why.
     pub(super) fn addresses_out(&self) -> Vec<(Address, String)> {
         let Some(reach) = &self.reach else { return Vec::new() };
         let all = self.addresses.as_slice().iter().zip(reach.out());
@@ -264,7 +266,8 @@ impl Channel {
         self.addresses.place(address)
     }
 
-    /// A dial's attempt at this address was answered. It is back by that, after so long.
+    /// A dial's attempt at this address was answered. Returns how long the address was ejected if that brings
+    /// it back.
     pub(super) fn address_answered(
         &mut self,
         address: Address,

@@ -1,12 +1,13 @@
-//! What one client may have at a time, and how often it may come.
+//! How many connections one client may have, and how often it may connect.
 //!
-//! Knows: clients that have connections, exactly; clients that came lately, in a table of a fixed size. Never: clocks, sockets,
-//! which service it is.
+//! Knows: the exact number of connections of each client that has any; clients that connected recently, in a
+//! table of fixed size. Never: clocks, sockets, which service it is.
 //!
-//! Nobody is refused because of what others do. Those who have connections are counted one by one: they cannot be more than
-//! there are connections. Of those who came lately there may be any number, so their table has a fixed size, and where it is full
-//! the one is forgotten whose limit is farthest away. That can only let somebody in, and strangers who come once forget each other
-//! before they forget anyone who comes often. No service takes the room of another that has less of it.
+//! No client is refused because of what others do. Clients with connections are counted exactly: there cannot
+//! be more of them than connections. The number of clients that connected recently has no limit, so their
+//! table has a fixed size. When it is full, the client farthest from its limit is forgotten. That can only
+//! let a client in wrongly, and clients that connect once displace each other before they displace one that
+//! connects often. No service takes room from another that has less of it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -20,13 +21,13 @@ use slab::Slab;
 
 use crate::spec::{ClientPrefix, ClientRate};
 
-/// Addresses that are one client.
+/// The addresses that count as one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ClientKey(u128);
 
 impl ClientKey {
     pub(super) fn new(client: IpAddr, prefix: ClientPrefix) -> Self {
-        // No address of IPv6 has the form that those of IPv4 have here.
+        // An IPv4 address becomes an IPv4-mapped one here, which no client has: those were converted to IPv4.
         let (bits, kept) = match client.to_canonical() {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + u32::from(prefix.v4)),
             IpAddr::V6(v6) => (v6, u32::from(prefix.v6)),
@@ -34,35 +35,36 @@ impl ClientKey {
         Self(u128::from(bits) & u128::MAX.checked_shl(128 - kept).unwrap_or(0))
     }
 
-    /// As it goes to another process.
+    /// The address under which another process is told about the client.
     pub(super) fn address(self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()
     }
 }
 
-/// A connection's place in the count of its client. To be given back once.
+/// A connection's place in the count of its client. Give it back exactly once, by
+/// [`Gate::leave`](super::Gate::leave).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientPlace(u32);
 
 impl ClientPlace {
-    /// What stands for none where room is dear.
+    /// Stands for no place where an `Option` would take too much memory.
     pub const NONE: u32 = u32::MAX;
 
-    /// As a number below [`ClientPlace::NONE`].
+    /// The place as a number below [`ClientPlace::NONE`].
     pub fn number(self) -> u32 {
         self.0
     }
 
-    /// What [`ClientPlace::number`] has given.
+    /// The place of a number from [`ClientPlace::number`]; `None` for [`ClientPlace::NONE`].
     pub fn numbered(number: u32) -> Option<Self> {
         (number != Self::NONE).then_some(Self(number))
     }
 }
 
-/// Locks that clients are spread over: a power of two.
+/// Number of locks that clients are spread over; a power of two.
 const SHARDS: u32 = 16;
 
-/// How many connections each client has that has one.
+/// The number of connections of each client that has any.
 #[derive(Debug)]
 pub(super) struct HeldByClient {
     hasher: RandomState,
@@ -79,7 +81,7 @@ struct CountShard {
 struct OneClient {
     client: ClientKey,
     here: u32,
-    /// In the process before.
+    /// Connections in the predecessor.
     elsewhere: u32,
 }
 
@@ -90,7 +92,7 @@ impl Default for HeldByClient {
 }
 
 impl HeldByClient {
-    /// One connection more of a client, if it has fewer than `most`.
+    /// Counts one more connection of a client if it has fewer than `most`. `None` if it has not.
     pub(super) fn enter(&self, client: ClientKey, most: u32) -> Option<ClientPlace> {
         self.change(client, |counted| {
             let is_below = counted.here.saturating_add(counted.elsewhere) < most;
@@ -99,7 +101,8 @@ impl HeldByClient {
         })
     }
 
-    /// One more, however many it has: it was let in elsewhere, or before there was a limit.
+    /// Counts one more connection whatever the limit: it was let in by another process, or before there was a
+    /// limit.
     pub(super) fn enter_anyway(&self, client: ClientKey) -> Option<ClientPlace> {
         self.change(client, |counted| {
             counted.here = counted.here.saturating_add(1);
@@ -108,7 +111,7 @@ impl HeldByClient {
         })
     }
 
-    /// A client has so many connections in the process before.
+    /// Notes that a client has this many connections in the predecessor.
     pub(super) fn expect(&self, client: ClientKey, connections: u32) {
         let _ = self.change(client, |counted| {
             counted.elsewhere = counted.elsewhere.saturating_add(connections);
@@ -116,7 +119,7 @@ impl HeldByClient {
         });
     }
 
-    /// Nobody has any there.
+    /// Notes that no connections are left in the predecessor.
     pub(super) fn expect_nobody(&self) {
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -145,13 +148,13 @@ impl HeldByClient {
         }
     }
 
-    /// Is this place that of this client?
+    /// Does this place belong to this client?
     pub(super) fn is_of(&self, ClientPlace(number): ClientPlace, client: ClientKey) -> bool {
         let shard = lock(&self.shards[(number % SHARDS) as usize]);
         shard.counts.get((number / SHARDS) as usize).is_some_and(|counted| counted.client == client)
     }
 
-    /// Every client, and how many connections it has.
+    /// Every client and the number of its connections.
     pub(super) fn all(&self) -> Vec<(ClientKey, u32)> {
         let of = |shard: &Mutex<CountShard>| {
             let shard = lock(shard);
@@ -162,7 +165,8 @@ impl HeldByClient {
         self.shards.iter().flat_map(of).collect()
     }
 
-    /// Changes a count, one of 0 if there is none. `None`: it was not to be changed.
+    /// Changes a client's count, which is created with 0 if there is none. `None` if `change` returned
+    /// `false`.
     fn change(&self, client: ClientKey, change: impl FnOnce(&mut OneClient) -> bool) -> Option<ClientPlace> {
         let number = u32::try_from(self.hasher.hash_one(client) % u64::from(SHARDS)).unwrap_or(0);
         let mut shard = lock(&self.shards[number as usize]);
@@ -180,35 +184,35 @@ impl HeldByClient {
     }
 }
 
-/// Descriptors end long before these numbers do.
+/// Descriptors run out long before these numbers do.
 fn place_of(place: usize, shard: u32) -> Option<ClientPlace> {
     let number = u32::try_from(place).ok()?.checked_mul(SHARDS)?.checked_add(shard)?;
     ClientPlace::numbered(number).map(|_| ClientPlace(number))
 }
 
-/// Clients of one row of the table of rates.
+/// How many clients one row of the table of rates holds.
 const WAYS: usize = 8;
 
-/// When each client came that came lately, of all services of a process.
+/// When each client that connected recently did so, for all services of a process.
 #[derive(Debug)]
 pub struct ClientRates {
     hasher: RandomState,
     size: usize,
-    /// Made for the first client.
+    /// Created for the first client.
     rows: OnceLock<Box<[Mutex<[Came; WAYS]>]>>,
     services: AtomicU64,
 }
 
-/// One client. Who came so long ago that nothing follows from it is nobody.
+/// One client. An entry so old that it has no effect any more counts as free.
 #[derive(Debug, Clone, Copy, Default)]
 struct Came {
-    /// By what it is known: bits of a hash whose key nobody knows, and behind them the number of the service.
+    /// Identifies the client: bits of a hash with a secret key, followed by the number of the service.
     tag: u64,
-    /// When it will have come as if it never had, in ns of the clock of the instance.
+    /// When the entry stops having an effect, in ns of the instance's clock.
     clear_at: u64,
 }
 
-/// The bits of a tag that are of a service.
+/// The bits of a tag that hold the service.
 const SERVICE_BITS: u64 = 0xffff;
 
 impl Came {
@@ -235,13 +239,14 @@ impl ClientRates {
         }
     }
 
-    /// A number for a service that goes by it, for as long as its rate is the same: what another rate has left says nothing.
+    /// A new number for a service that uses rates. Valid as long as its rate is the same: entries made with
+    /// another rate mean nothing.
     pub(super) fn enlist(&self) -> u64 {
         self.services.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// May a client of a service come now? If so, that is counted. It may as long as it has not come more than `count` times in any
-    /// `per`, and once more after each `per / count` if it has.
+    /// May a client of this service connect now? If so, that is counted. A client may connect `count` times
+    /// in any `per`; one that did so may connect once more after each `per / count`.
     pub(super) fn admit(&self, service: u64, client: ClientKey, rate: ClientRate, now: Duration) -> bool {
         let per = nanos(rate.per);
         let each = (per / u64::from(rate.count.get())).max(1);
@@ -267,7 +272,7 @@ impl ClientRates {
     }
 }
 
-/// Whom a newcomer takes the place of, if anyone.
+/// The place of a new entry in a full or partly full row. `None` if it has to be dropped.
 fn place_for(row: &[Came], new: Came, now: u64) -> Option<usize> {
     if let Some(free) = row.iter().position(|came| came.clear_at <= now) {
         return Some(free);
@@ -279,7 +284,8 @@ fn place_for(row: &[Came], new: Came, now: u64) -> Option<usize> {
         of.min_by_key(|(_, came)| came.clear_at)
     };
     let mine = room(new.service());
-    // Its clients may come once in a day, and those of another service once in a second: that says nothing of who matters more.
+    // One service may allow a client one connection per day and another one per second, so entries of
+    // different services cannot be compared by how far they are from their limit.
     let largest = row.iter().map(Came::service).max_by_key(|&service| room(service))?;
     if room(largest) > mine + 1 {
         return least(Some(largest)).map(|(place, _)| place);

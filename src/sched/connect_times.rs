@@ -1,15 +1,15 @@
-//! How long a channel took to answer connects lately: a histogram with four buckets per doubling.
+//! How long a channel recently took to answer connects: a histogram with four buckets per doubling.
 //!
 //! Knows: durations, counts. Never: channels, clocks.
 
 use std::time::Duration;
 
-/// Bucket 0 is everything below 1 us, the last one everything from 2^25 us (34 s) on.
+/// The first bucket has everything below 1 us, the last one everything from 2^25 us (34 s) on.
 const BUCKETS: usize = 1 + 25 * 4;
-/// So many connects are kept; then all counts are halved, so that old ones fade.
+/// After this many connects all counts are halved, so that old ones fade.
 const KEPT: u32 = 4_096;
 
-/// The times of one channel. Takes no memory until the first.
+/// The connect times of one channel. Takes no memory before the first one.
 #[derive(Debug, Default)]
 pub(super) struct ConnectTimes(Option<Box<Recent>>);
 
@@ -30,7 +30,8 @@ impl ConnectTimes {
         histogram.total += 1;
     }
 
-    /// The time that so many of a hundred connects did not exceed, to a fifth; `None` without any connect.
+    /// The time that `percent` of the connects did not exceed, accurate to a fifth. `None` if there were
+    /// none.
     pub(super) fn percentile(&self, percent: u32) -> Option<Duration> {
         let histogram = self.0.as_ref()?;
         let rank = (histogram.total * percent).div_ceil(100).max(1);
@@ -42,13 +43,13 @@ impl ConnectTimes {
         bucket.map(upper_end)
     }
 
-    /// Counts by the number of the bucket, empty ones left out.
+    /// The counts by number of bucket, without empty buckets.
     pub(super) fn record(&self) -> Vec<(usize, u16)> {
         let counts = self.0.iter().flat_map(|histogram| histogram.counts.iter().copied().enumerate());
         counts.filter(|&(_, count)| count > 0).collect()
     }
 
-    /// `None`: these are no counts that it could have.
+    /// `None` if these counts are impossible.
     pub(super) fn restore(record: &[(usize, u16)]) -> Option<Self> {
         if record.is_empty() {
             return Some(Self::default());

@@ -9,52 +9,52 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// How long a network is denied.
+/// When a denial ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Until {
-    /// By the clock of the instance.
+    /// By the instance's clock.
     pub at: Duration,
-    /// The same in seconds since 1970, for whoever starts another instance.
+    /// The same moment in seconds since 1970, for another instance.
     pub since_1970: u64,
 }
 
-/// A network that is denied.
+/// A denied network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denial {
     /// Its addresses.
     pub net: IpNet,
-    /// `None`: for good.
+    /// When the denial ends. `None`: never.
     pub until: Option<Until>,
 }
 
-/// So many networks are denied already.
+/// This many networks are already denied, which is the maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyDenials(pub usize);
 
-/// All networks that are denied.
+/// All denied networks.
 #[derive(Debug, Default)]
 pub(super) struct Denials {
     nets: HashMap<IpNet, Option<Until>>,
-    /// The same, for those who look at all of them piece by piece.
+    /// The same networks in order, to read them piece by piece.
     order: BTreeSet<IpNet>,
-    /// How many there are of each length, the longest first; lengths without any are left out.
+    /// How many networks there are of each prefix length, longest first; only lengths that occur.
     lengths: Vec<(u8, usize)>,
-    /// How many there were when those that are over were taken out.
+    /// How many networks were left when ended denials were last removed.
     swept: usize,
 }
 
 impl Denials {
-    /// More belong into a file.
+    /// Maximum number of denied networks. Longer lists belong into a file.
     pub(super) const MOST: usize = 100_000;
 
     pub(super) fn is_empty(&self) -> bool {
         self.nets.is_empty()
     }
 
-    /// Denies a network, whatever was said of it before.
+    /// Denies a network; replaces an earlier denial of it.
     ///
     /// # Errors
-    /// There are too many.
+    /// The maximum is reached.
     pub(super) fn deny(&mut self, denial: Denial, now: Duration) -> Result<(), TooManyDenials> {
         if self.nets.len() >= Self::MOST || self.nets.len() > 2 * self.swept + 64 {
             self.sweep(now);
@@ -69,7 +69,7 @@ impl Denials {
         Ok(())
     }
 
-    /// Ends that. `false`: it was not denied.
+    /// Ends a denial. `false` if the network was not denied.
     pub(super) fn lift(&mut self, net: IpNet, now: Duration) -> bool {
         let was = self.nets.remove(&net);
         if was.is_some() {
@@ -79,8 +79,8 @@ impl Denials {
         was.is_some_and(|until| holds(until, now))
     }
 
-    /// Adds those that hold, in order: of the next so many behind this one, or from the beginning. The last one that was looked at; `None`:
-    /// that was all.
+    /// Looks at the next `most` networks after `behind`, or at the first ones, and adds those still denied to
+    /// `all`. Returns the last network looked at; `None` at the end.
     pub(super) fn piece(
         &self,
         behind: Option<IpNet>,
@@ -98,12 +98,12 @@ impl Denials {
         last.filter(|_| count == most)
     }
 
-    /// How many hold.
+    /// How many networks are denied now.
     pub(super) fn count_all(&self, now: Duration) -> usize {
         self.nets.values().filter(|&&until| holds(until, now)).count()
     }
 
-    /// The longest network that is denied of those that an address is in.
+    /// The prefix length of the longest denied network that contains an address; `None` if there is none.
     pub(super) fn longest(&self, client: IpAddr, now: Duration) -> Option<u8> {
         let client = client.to_canonical();
         self.lengths.iter().map(|&(length, _)| length).find(|&length| {
@@ -112,7 +112,7 @@ impl Denials {
         })
     }
 
-    /// Takes out those that are over.
+    /// Removes denials that have ended.
     pub(super) fn sweep(&mut self, now: Duration) {
         self.nets.retain(|_, until| holds(*until, now));
         self.order.retain(|net| self.nets.contains_key(net));

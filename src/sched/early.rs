@@ -1,6 +1,8 @@
-//! A channel that takes connections and serves nobody, since it closes them at once or says nothing: when it is ejected for that.
+//! Ejects a channel that accepts connections but serves nobody, because it closes them at once or stays
+//! silent.
 //!
-//! Knows: what its group does. Never: when a connection was closed too early, how long anybody has waited, what a byte is.
+//! Knows: what the channels of its group do. Never: what counts as closed too early, how long anyone has
+//! waited, what a byte is.
 //! Source: docs/health.md, "A server that closes its connections at once", "A server that stays silent".
 
 use std::time::Duration;
@@ -10,10 +12,10 @@ use super::{
     ChannelKey, ClientAddr, DialCause, Grant, GroupRange, Happened, Policy, Route, Table, Transition, Turn,
 };
 
-/// A channel that has closed so many connections at once in a row serves nobody.
+/// How many connections in a row must be closed at once before the channel counts as serving nobody.
 const IN_A_ROW: usize = 3;
 
-/// One more of those that a channel has not served: each client once, and each that has said nothing.
+/// Adds a client that the channel has not served: each client once, and every one that has sent nothing.
 fn note(unserved: &mut Vec<Option<ClientAddr>>, spoken: Option<ClientAddr>) {
     if unserved.len() < IN_A_ROW && (spoken.is_none() || !unserved.contains(&spoken)) {
         unserved.push(spoken);
@@ -21,13 +23,16 @@ fn note(unserved: &mut Vec<Option<ClientAddr>>, spoken: Option<ClientAddr>) {
 }
 
 impl Table {
-    /// A channel has closed its connection before anything went over it, and its client can be served by another one: that is taken,
-    /// and the failure counted. `past`: those that have done so before, with this one as the last. A channel that has ended its direction
-    /// only (`is_reset` is `false`) may still take bytes, and is left only where another one of its group has answered its clients.
+    /// Finds another channel for a client whose channel closed the connection before any byte went over it;
+    /// takes its slot, and counts the failure. `past` has the channels that did so, the present one last. A
+    /// channel that has only ended its direction (`is_reset` is `false`) may still take bytes, so it is left
+    /// only if another channel of its group has answered its clients.
     ///
-    /// If those that are up are full, it gets in line; `tag` comes back with the grant.
+    /// If the channels that are up are full, the client joins the wait queue; `tag` comes back with the
+    /// grant.
     ///
-    /// `None`: there is none that is up and has room, now or later.
+    /// `None`: the client stays where it is. Either such failures have no consequences, or this channel may
+    /// still serve it, or no other channel that is up has room, now or later.
     pub fn next_past(
         &mut self,
         client: ClientAddr,
@@ -50,7 +55,8 @@ impl Table {
         Some(turn)
     }
 
-    /// A channel that is ejected for closing its connections at once has clients again now. `false`: it is not ejected for that.
+    /// Gives clients again to a channel that was ejected because it closed connections at once or stayed
+    /// silent. `false` if it was not.
     pub fn end_rest(&mut self, key: ChannelKey) -> bool {
         let (rules, now) = (self.rules.health, self.now);
         let has_ended = self.edit(key, |channel| {
@@ -66,21 +72,23 @@ impl Table {
         has_ended
     }
 
-    /// Does anything come of connections that are closed too early?
+    /// Do connections that are closed too early have consequences?
     fn judges(&self) -> bool {
         self.rules.health.eject && !self.rules.autodisable
     }
 
-    /// Has another channel of its group that is up answered its clients? Those of other groups may be of another kind.
+    /// Has another channel of the group that is up answered its clients? Channels of other groups may be of
+    /// another kind.
     fn is_unlike_others(&self, key: ChannelKey) -> bool {
         let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
         channels.iter().any(|one| one.slots.key() != key && one.is_up() && one.slots.answers())
     }
 
-    /// A channel has closed a connection at once, without a byte. `spoken`: the client, if it had said something. Several in a row
-    /// eject the channel, but only those of several clients, since what one of them says may be why it is closed; only while another
-    /// channel of its group, to which clients can go, answers; and never so that more than half of a group is ejected for that: what all do is
-    /// the clients' fault, or how the service is. Where a group's clients have no other channel, nothing is gained.
+    /// Reports that a channel closed a connection at once, without a byte. `spoken` is the client, if it had
+    /// sent something. Several in a row eject the channel, under three conditions. They come from several
+    /// clients, since what one client sends may be the reason. Another channel of the group answers, to which
+    /// the clients can go; if all behave like this, it is the clients' fault, or how the service works. And
+    /// at most half of the group is ejected for this.
     pub fn closed_early(&mut self, key: ChannelKey, spoken: Option<ClientAddr>) -> Option<Transition> {
         let now = self.now;
         if !self.judges() {
@@ -105,10 +113,11 @@ impl Table {
         self.left_alone(key, ejects.unwrap_or(false), why)
     }
 
-    /// A client has waited for the first byte of a channel for `limit`, since `began`; what began before the channel was back says nothing
-    /// about it. `spoken`: the client, if it had said something; others are evidence
-    /// only while other channels of the group speak first. As for those that close at once: several clients in a row, only while another
-    /// channel answers in time, and never more than half of a group.
+    /// Reports that a client has waited for a channel's first byte for `limit`, since `began`. A wait that
+    /// began before the channel returned does not count. `spoken` is the client, if it had sent something; a
+    /// client that has not counts only while other channels of the group speak first. The channel is ejected
+    /// under the same conditions as one that closes connections at once: several clients in a row, another
+    /// channel answers in time, and at most half of the group.
     pub fn silent(
         &mut self,
         key: ChannelKey,
@@ -135,7 +144,7 @@ impl Table {
             }
             note(&mut channel.silent_to, spoken);
             let is_judged = channel.takes_clients() && !channel.paused && channel.silent_to.len() == IN_A_ROW;
-            // It takes so long to be found out.
+            // It takes about this long to notice that the channel is silent again.
             let ejects = may_eject && is_judged && channel.health.leave_alone(&why, limit * 4, now, random);
             if ejects {
                 channel.slots.forgive();
@@ -145,14 +154,15 @@ impl Table {
         self.left_alone(key, ejects.unwrap_or(false), why)
     }
 
-    /// The other channels of its group that take clients.
+    /// The other channels of the group that take clients.
     fn others(&self, key: ChannelKey) -> impl Iterator<Item = &Channel> {
         let channels = self.groups.get(&key.group).map_or(&[][..], |group| group.channels());
         channels.iter().filter(move |one| one.slots.key() != key && one.takes_clients())
     }
 
-    /// Can the group do without this channel for a while? Its clients can go to another one, one that has room `vouches` for it that it is not
-    /// the clients' fault, and no more than half of the group is left alone then.
+    /// Can the group do without this channel for a while? Its clients must be able to use another channel;
+    /// one with room must show, by `vouches`, that it is not the clients' fault; and at most half of the
+    /// group may be ejected like this.
     fn may_leave_alone(&self, key: ChannelKey, vouches: impl Fn(&Channel) -> bool) -> bool {
         let Some(group) = self.groups.get(&key.group) else { return false };
         let is_bound = group.policy() == Policy::Hash && !self.rules.hash_failover;

@@ -1,12 +1,12 @@
-//! What a reload changes in a table that clients use meanwhile: other rules, other addresses, channels that leave.
+//! What a reload changes in a table that clients use meanwhile: rules, addresses, channels that are removed.
 //!
-//! Knows: what of a channel's past still holds. Never: where the wishes come from, sockets, the clock.
+//! Knows: what remains valid of a channel's past. Never: where the changes come from, sockets, the clock.
 
 use super::{AdminState, ChannelKey, EditError, GroupId, Rules, Table};
 
 impl Table {
-    /// Other rules from now on, but for `shards` and `seed`, which stay. Of each channel that is kept which the new rules
-    /// could have found out themselves: without checks none is down.
+    /// Replaces the rules, except `shards` and `seed`, which stay. Each channel keeps what the new rules
+    /// could have found out themselves: without checks, no channel is down.
     pub fn set_rules(&mut self, rules: Rules) {
         let before = self.rules;
         self.rules = Rules { shards: before.shards, seed: before.seed, ..rules };
@@ -16,7 +16,7 @@ impl Table {
         if before.health != rules.health {
             let now = self.now;
             for key in keys {
-                // It exists: nothing was removed meanwhile.
+                // This cannot fail, since nothing was removed meanwhile.
                 let _ = self.edit_by_lot(key, |channel, random| {
                     channel.health.change_rules(&before.health, &rules.health, now, random);
                 });
@@ -34,11 +34,12 @@ impl Table {
         }
     }
 
-    /// It was filled before it was to be used: its channels are what they are from now on, and not since time 0.
+    /// Starts the time of a table that was filled before its use: its channels count as they are from now on,
+    /// not from time 0.
     pub fn begin_life(&mut self) {
         let (rules, now) = (self.rules.health, self.now);
         for key in self.keys() {
-            // It exists: nothing was removed meanwhile.
+            // This cannot fail, since nothing was removed meanwhile.
             let _ = self.edit_by_lot(key, |channel, random| {
                 channel.health.begin_anew(&rules, now, random);
                 channel.begin_naming(now);
@@ -55,8 +56,8 @@ impl Table {
             .collect()
     }
 
-    /// Takes a channel away that may have connections: it takes no clients any more, and goes with its last connection.
-    /// Answers how many it has.
+    /// Removes a channel that may have connections: it gets no more clients, and is gone when its last
+    /// connection ends. Returns the number of its connections.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -68,17 +69,18 @@ impl Table {
         Ok(self.get(key).map_or(0, |channel| channel.slots.active()))
     }
 
-    /// Lets a channel stay that was to go.
+    /// Keeps a channel that was to be removed.
     ///
     /// # Errors
-    /// `UnknownChannel`: it has gone.
+    /// `UnknownChannel` if it is already gone.
     pub fn keep(&mut self, key: ChannelKey) -> Result<(), EditError> {
         self.get(key).ok_or(EditError::UnknownChannel)?;
         self.set_retires(key, false);
         Ok(())
     }
 
-    /// One that retires is nobody's by hash: who is not sent to it must not be lost for it.
+    /// Sets whether the channel is removed with its last connection. Such a channel is left out of hashing,
+    /// so that its clients go to other channels.
     pub(super) fn set_retires(&mut self, key: ChannelKey, retires: bool) {
         if self.get(key).is_some_and(|channel| channel.retires != retires) {
             if let Some(group) = self.groups.get_mut(&key.group) {
@@ -88,7 +90,8 @@ impl Table {
         }
     }
 
-    /// Lets a channel go that retires, if its last connection has ended; else the end of one is looked at again.
+    /// Removes a retiring channel if it has no connections; otherwise arranges that the end of its last
+    /// connection is noticed.
     pub(super) fn see_off(&mut self, key: ChannelKey) {
         let Some(channel) = self.get(key).filter(|channel| channel.retires) else { return };
         channel.slots.watch();

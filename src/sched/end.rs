@@ -1,4 +1,4 @@
-//! How a client's connection ended, in one closed list, so that logs, answers and metrics say the same words.
+//! How a client's connection ended, as a closed list, so that logs, answers and metrics use the same words.
 //!
 //! Knows: the words. Never: what decides an end.
 
@@ -9,66 +9,66 @@ use super::{BadGreeting, Loss, NoChannel};
 /// How a client's connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
-    /// The client closed first, and then the channel.
+    /// The client closed first, then the channel.
     ClientClosed,
-    /// The channel closed first, and then the client.
+    /// The channel closed first, then the client.
     ChannelClosed,
-    /// The client sent a reset, or was found gone.
+    /// The client sent a reset, or was found to be gone.
     ClientReset,
-    /// The channel sent a reset, or was found gone.
+    /// The channel sent a reset, or was found to be gone.
     ChannelReset,
-    /// No byte moved for too long.
+    /// No byte moved for the idle timeout.
     Idle,
-    /// One side had ended, and no byte moved for too long.
+    /// One side had ended, and no byte moved for the half-close timeout.
     HalfClosed,
-    /// It has lived for long enough.
+    /// The maximum lifetime was reached.
     Lifetime,
-    /// There was no channel for it.
+    /// The client got no channel.
     Lost(Loss),
-    /// An operator ended the connections of its channel, or of its network.
+    /// An operator closed the connections of its channel or its network.
     Kicked,
-    /// Its channel went down, and was to take its connections with it.
+    /// Its channel went down, and `--on-down kick` closes the connections then.
     ChannelDown,
-    /// Its service was taken from the file, and was to take its connections with it.
+    /// Its service was removed from the file, with `--on-remove kick`.
     Removed,
-    /// The name of its channel has this address no more, and connections to it were to end.
+    /// The name of its channel no longer has this address, with `--on-remove kick`.
     AddressRemoved,
-    /// An operator closed this one.
+    /// An operator closed this connection.
     Closed,
-    /// The process, or the service, has ended.
+    /// The process or the service ended.
     ShutDown,
-    /// By a fault of our own.
+    /// A fault of balance's own.
     Ours(OwnFault),
-    /// It was not let in.
+    /// The client was not let in.
     Refused(Rule),
 }
 
-/// What keeps a client out.
+/// The rule that keeps a client out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
-    /// A list, or an operator, denies its address.
+    /// A list or an operator denies its address.
     Denied,
     /// It has as many connections as one client may have.
     ClientMax,
-    /// It came more often than one client may come.
+    /// It connected more often than one client may.
     ClientRate,
 }
 
-/// What went wrong with us.
+/// A fault of balance's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OwnFault {
     /// The system had no memory for its bytes for as long as a connect may take.
     Memory,
-    /// The system watches no further socket.
+    /// The system cannot watch another socket.
     Watch,
-    /// A call of ours failed that should not.
+    /// A system call failed that should not fail.
     Call,
-    /// A bug.
+    /// A bug: a worker panicked.
     Panic,
 }
 
 impl End {
-    /// All there are.
+    /// All ends.
     pub const ALL: [Self; 36] = [
         Self::ClientClosed,
         Self::ChannelClosed,
@@ -108,13 +108,13 @@ impl End {
         Self::Refused(Rule::ClientRate),
     ];
 
-    /// Those that a connection can have that had a channel are the first so many of [`End::ALL`].
+    /// The ends that a connection with a channel can have are the first ones of [`End::ALL`], this many.
     pub const WITH_CHANNEL: usize = 17;
 
-    /// Before the last so many of [`End::ALL`] are those of clients that were let in.
+    /// The ends before this index in [`End::ALL`] are those of clients that were let in.
     const LET_IN: usize = Self::ALL.len() - 3;
 
-    /// Its place in [`End::ALL`].
+    /// Its index in [`End::ALL`].
     pub(super) fn index(self) -> usize {
         match self {
             Self::ClientClosed => 0,
@@ -136,7 +136,7 @@ impl End {
         }
     }
 
-    /// The same end of a client that had no channel yet: that it went away by itself says all, however it did.
+    /// The same end for a client that had no channel yet. How the client left does not matter then.
     pub fn without_channel(self) -> Self {
         match self {
             Self::ClientClosed | Self::ClientReset => Self::Lost(Loss::Left),
@@ -147,7 +147,8 @@ impl End {
         }
     }
 
-    /// Why a client is lost that ends like this before it has a channel; `None` if it is as things are to be.
+    /// Why a client that ends like this before it has a channel counts as lost. `None` if it does not count
+    /// as lost.
     pub fn loss(self) -> Option<Loss> {
         match self.without_channel() {
             Self::Lost(why) => Some(why),

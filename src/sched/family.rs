@@ -1,11 +1,13 @@
-//! Words that stand for sets of channels: which of those come, stay and go with an answer.
+//! Words that stand for sets of channels: which channels are added, kept and removed when the name's records
+//! change.
 //!
-//! Knows: what one of a set is known by, that it keeps what operators decided about it, that a set never takes the last channel away.
-//! Never: who asks a resolver, whether an answer is to be believed.
+//! Knows: how a member is identified, that it keeps what operators decided about it, that the last channel is
+//! never removed. Never: who asks a resolver, whether an answer is to be believed.
 //! Source: docs/names.md.
 //!
-//! A word has a number of its own, as every word of its line has, and nobody is sent to it. Its channels get the next free numbers
-//! as they come. Those of a service are in as many groups as their records have priorities: from the word's own on.
+//! A word has a number of its own, like every word of its line, and gets no clients. Its channels get the
+//! next free numbers when they are added. The channels of a service name are in as many groups as its records
+//! have priorities, beginning with the word's own group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,26 +20,26 @@ use super::naming::Naming;
 use super::{Addresses, AdminState, ChannelKey, GroupId, Membership, Table, Weight};
 use crate::spec::{Address, ChannelManner, FamilyKind, last_tier};
 
-/// The channels of a word that have come and gone.
+/// What changed in the set of channels that a word stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FamilyMoved {
     /// The word.
     pub head: ChannelKey,
-    /// All that are there now, as `host:port`.
+    /// All channels of the set now, as `host:port`.
     pub now: Vec<String>,
-    /// Those of them that are new.
+    /// The new ones among them.
     pub joined: Vec<String>,
-    /// Those that are there no more, with what addresses they had.
+    /// The channels that were removed, with their names and addresses.
     pub left: Vec<(ChannelKey, String, Vec<Address>)>,
-    /// Some of those that stay are up again, or have another weight.
+    /// Whether a remaining channel is up again or has another weight.
     pub changed: bool,
-    /// Those of which their records say otherwise than before, and what.
+    /// What else the records changed about remaining channels, as text.
     pub other: Vec<String>,
-    /// There is no number left for some.
+    /// Some channels could not be added because no number is left.
     pub is_short: bool,
 }
 
-/// What a word says of each of its channels.
+/// What a word says about each of its channels.
 struct Template {
     kind: FamilyKind,
     state: AdminState,
@@ -62,7 +64,7 @@ impl Template {
     }
 }
 
-/// One of a set as it is to be.
+/// A member as it should be.
 struct WantedMember<'a> {
     found: &'a FoundMember,
     group: GroupId,
@@ -70,7 +72,7 @@ struct WantedMember<'a> {
 }
 
 impl Table {
-    /// The channels that a word stands for; none of a channel.
+    /// The channels that a word stands for; empty for an ordinary channel.
     pub(super) fn members(&self, key: ChannelKey) -> Vec<ChannelKey> {
         let head = self.get(key).and_then(|channel| channel.head.as_ref());
         head.map_or_else(Vec::new, |head| head.members.iter().copied().collect())
@@ -81,28 +83,28 @@ impl Table {
         self.get(key).is_some_and(|channel| channel.head.is_some())
     }
 
-    /// Is it a word whose channels have the weights of their records?
+    /// Is it a word whose channels get their weights from SRV records?
     pub fn weighs_by_records(&self, key: ChannelKey) -> bool {
         let is_service = |one: &Channel| one.addresses.family() == Some(FamilyKind::Service);
         self.get(key).is_some_and(|one| one.head.is_some() && is_service(one))
     }
 
-    /// The channels that connections of this number may have: it, or those that it stands for.
+    /// The channels that clients of this number may get: itself, or its set.
     pub fn ones(&self, key: ChannelKey) -> Vec<ChannelKey> {
         if self.is_head(key) { self.members(key) } else { vec![key] }
     }
 
-    /// The word that a channel is there for.
+    /// The word that a channel belongs to. `None`: it has a word of its own.
     pub fn head_of(&self, key: ChannelKey) -> Option<ChannelKey> {
         self.get(key)?.member.as_ref().map(|member| member.head)
     }
 
-    /// These, and the channels of those of them that stand for some.
+    /// These channels, together with the sets of those that stand for one.
     pub(super) fn of_the_same(&self, keys: &[ChannelKey]) -> BTreeSet<ChannelKey> {
         keys.iter().flat_map(|&key| [self.ones(key), vec![key]].concat()).collect()
     }
 
-    /// All words whose channels are known have them from now on. For a table that was just filled.
+    /// Creates the channels of all words whose members are known. For a table that was just filled.
     pub fn settle_families(&mut self) -> Vec<FamilyMoved> {
         let heads = self.groups.values().flat_map(|group| group.channels());
         let heads: Vec<ChannelKey> =
@@ -110,13 +112,14 @@ impl Table {
         heads.into_iter().filter_map(|key| self.spread(key)).collect()
     }
 
-    /// A word has the channels of these addresses, or none are known and it keeps those that it has. What that changes.
+    /// Gives a word the members in `addresses`; if they are not known, it keeps those that it has. Returns
+    /// what changed.
     pub fn settle_family(&mut self, key: ChannelKey, addresses: &Addresses) -> Option<FamilyMoved> {
         let members = addresses.members()?.to_vec();
         self.set_members(key, members)
     }
 
-    /// A resolver says this for the name of a word. What that changes.
+    /// Applies a resolver's answer for the name of a word. Returns what changed.
     pub fn family_found(
         &mut self,
         key: ChannelKey,
@@ -135,7 +138,7 @@ impl Table {
             one
         };
         let found = found.iter().map(with_port).collect();
-        // It exists: it was just looked at.
+        // This cannot fail, since the channel was just looked up.
         let _ = self.edit(key, |channel| {
             if let Some(naming) = &mut channel.naming {
                 **naming = Naming { answered: Some(now), failing: None };
@@ -144,7 +147,7 @@ impl Table {
         self.set_members(key, found)
     }
 
-    /// A service is not offered any more, and that is to be believed.
+    /// Applies that a service name is no longer offered, which was confirmed. Returns what changed.
     pub fn service_gone(&mut self, key: ChannelKey, name: &str) -> Option<FamilyMoved> {
         let is_service = self.has_name(key, name)?.family() == Some(FamilyKind::Service);
         if is_service { self.set_members(key, Vec::new()) } else { None }
@@ -161,7 +164,7 @@ impl Table {
         self.spread(key)
     }
 
-    /// Makes the channels of a word those that it has members for.
+    /// Makes the channels of a word match its members.
     fn spread(&mut self, key: ChannelKey) -> Option<FamilyMoved> {
         let channel = self.get(key).filter(|channel| !channel.retires)?;
         let (head, addresses) = (channel.head.as_ref()?, channel.addresses.clone());
@@ -201,7 +204,8 @@ impl Table {
                     moved.now.push(label);
                 }
                 other => {
-                    // In another group now, with what operators decided, and the addresses that its name has.
+                    // It is in another group now; it keeps what operators decided, and the addresses of its
+                    // name.
                     let mut known = Vec::new();
                     if let Some(one) = other {
                         let (from, to) = (one.group.index(), wanted.group.index());
@@ -231,7 +235,7 @@ impl Table {
                 }
             }
         }
-        // What was taken away by hand may come back once the name did not have it.
+        // A channel that an operator removed may return after the name has once been without it.
         if let Some(head) = self.head_mut(key) {
             head.decided.retain(|name, decision| !decision.removed || seen.contains(name));
             head.leaving = there.into_values().collect();
@@ -243,17 +247,18 @@ impl Table {
         (is_news || moved.changed || moved.is_short).then_some(moved)
     }
 
-    /// The weight that its word or its record says for one of a set.
+    /// The weight that the word or the record gives to a member.
     fn said_of(&self, one: ChannelKey) -> Option<Weight> {
         self.get(one)?.member.as_ref().map(|member| member.weight)
     }
 
-    /// Lets those go that a name does not have any more, as far as that leaves another channel that clients can get.
+    /// Removes the channels that the name no longer has, as long as another channel is left that clients can
+    /// get.
     fn see_leaving_off(&mut self, key: ChannelKey, template: &Template, moved: &mut FamilyMoved) {
         let Some(leaving) = self.head_mut(key).map(|head| head.leaving.clone()) else { return };
         let is_left =
             |one: &Channel| one.is_up() && one.addresses.is_known() && !leaving.contains(&one.slots.key());
-        // Only of those that the same clients may have: all of a word are among them.
+        // Only channels that the same clients may use count. All channels of a word are among them.
         let within = self.range_of(key.group);
         let mut groups = self.groups.iter().filter(|(id, _)| within.contains(**id));
         if leaving.is_empty() {
@@ -263,7 +268,7 @@ impl Table {
             self.awaits_another = true;
             return;
         }
-        // A service has new targets, and none of them has an address yet: those before them stay.
+        // A service name has new targets, but none of them has an address yet: the previous ones stay.
         let targets = self.members(key);
         let mut targets = targets.iter().filter(|one| !leaving.contains(one)).peekable();
         if template.kind == FamilyKind::Service
@@ -276,14 +281,14 @@ impl Table {
             let Some(channel) = self.get(one) else { continue };
             let (name, addresses) = (name_of(channel), channel.addresses.as_slice().to_vec());
             self.remember(key, one, template);
-            // It is there: it was just looked at.
+            // This cannot fail, since the channel was just looked up.
             let _ = self.retire(one);
             let label = label(&name);
             if let Some(head) = self.head_mut(key) {
                 head.gone.insert((name, one.group), one);
             }
             let name = label;
-            // It may only be in another group now.
+            // It may only have moved to another group.
             if !moved.now.contains(&name) {
                 moved.left.push((one, name, addresses));
             }
@@ -291,7 +296,7 @@ impl Table {
         }
     }
 
-    /// Channels that only stay for want of another one may go, now that there may be one.
+    /// Removes channels that stayed only for want of another usable one, now that there may be one.
     pub fn see_off_all(&mut self) -> Vec<FamilyMoved> {
         let all = self.groups.values().flat_map(|group| group.channels());
         let waits =
@@ -300,7 +305,7 @@ impl Table {
         heads.into_iter().filter_map(|key| self.spread(key)).collect()
     }
 
-    /// A channel of a set has got addresses: those that wait for that may go.
+    /// A member has got addresses: channels that were waiting for that may be removed.
     pub fn see_off_for(&mut self, one: ChannelKey) -> Option<FamilyMoved> {
         let key = self.head_of(one)?;
         let is_waited_for =
@@ -319,7 +324,7 @@ impl Table {
         if said != Some(wanted.weight) {
             let _ =
                 self.edit(one, |channel| channel.member.as_mut().map(|member| member.weight = wanted.weight));
-            // What an operator has given it stays.
+            // A weight that an operator has set stays.
             if said == Some(is) {
                 changed = self.set_weight(one, wanted.weight).is_ok();
             }
@@ -327,7 +332,7 @@ impl Table {
         if wanted.found.addresses.is_empty() {
             return changed;
         }
-        // One with a name of its own is looked up by that, which knows better.
+        // A member with a name of its own is looked up by that name, which is more reliable.
         let is_literal = self.get(one).is_some_and(|channel| channel.naming.is_none());
         let reappears =
             is_literal && self.edit(one, |channel| channel.health.reappear(&rules, now)) == Ok(true);
@@ -337,10 +342,10 @@ impl Table {
         changed || reappears
     }
 
-    /// A channel comes. `Ok(false)`: an operator has taken it away, and it stays so.
+    /// Adds a channel. `Ok(false)`: an operator has removed it, and it stays removed.
     ///
     /// # Errors
-    /// There is no number left for it.
+    /// No number is left for it.
     fn join(
         &mut self,
         head: ChannelKey,
@@ -371,7 +376,7 @@ impl Table {
         let weight = decided.and_then(|decision| decision.weight).unwrap_or(wanted.weight);
         let member = Membership { head, weight: wanted.weight };
         let was = self.head_mut(head).and_then(|head| head.gone.remove(&(name.clone(), wanted.group)));
-        // One that has gone has no pause of its own any more.
+        // A channel that was removed has no pause of its own any more.
         let was_paused = was.and_then(|key| self.get(key)).is_some_and(|channel| channel.paused);
         if let Some(key) = was.filter(|&one| self.comes_back(one, &name, &addresses)) {
             let is_paused = was_paused || template.paused || self.paused;
@@ -401,16 +406,17 @@ impl Table {
         if let Some(head) = self.head_mut(head) {
             head.members.insert(one);
         }
-        // It is there: it has just come. Its manner before anybody is sent to it.
+        // This cannot fail, since the channel was just added. The manner is set before any client gets the
+        // channel.
         let _ = self.set_manner(one, template.manner.clone());
         let _ = self.set_state(one, state);
     }
 
-    /// A channel of this name that was on its way out stays, or one that has gone is there again, under its number. `false`: that number
-    /// is another's by now.
+    /// Keeps a channel of this name that was being removed, or revives a removed one under its old number.
+    /// `false`: the number belongs to another channel by now.
     fn comes_back(&mut self, one: ChannelKey, name: &MemberName, addresses: &Addresses) -> bool {
         let channel = self.groups.get(&one.group).and_then(|group| group.channels().get(one.channel.index()));
-        // A process that took over has nothing but the number of one that had gone.
+        // A process that took over knows only the number of a channel that was gone.
         let is_it = |channel: &&Channel| {
             name_of(channel) == *name || (channel.removed && channel.addresses.first() == Address::NOWHERE)
         };
@@ -422,11 +428,11 @@ impl Table {
         if group.revive(one.channel.index()).is_none() {
             return false;
         }
-        // Nothing is known of it any more.
+        // Nothing is known about it any more.
         self.move_to(one, addresses.clone()).is_ok()
     }
 
-    /// A channel is about to go: what an operator decided about it stays.
+    /// Remembers what an operator decided about a channel that is being removed.
     fn remember(&mut self, head: ChannelKey, one: ChannelKey, template: &Template) {
         let Some(channel) = self.get(one) else { return };
         let state = if channel.autodisabled { template.state } else { channel.state };
@@ -440,7 +446,7 @@ impl Table {
         }
     }
 
-    /// An operator takes a channel away that its name still has.
+    /// Remembers that an operator removed a channel that its name still has.
     pub(super) fn remember_removal(&mut self, one: ChannelKey) {
         let Some(channel) = self.get(one) else { return };
         let Some(member) = channel.member.as_deref().copied() else { return };
@@ -454,7 +460,8 @@ impl Table {
         }
     }
 
-    /// An operator has one of a set back that was taken away under this number, enabled. Which one it is now; `None`: there is none.
+    /// An operator enables a member that was removed under this number. Returns its present number; `None` if
+    /// there is no such member.
     pub fn bring_back(&mut self, key: ChannelKey) -> Option<ChannelKey> {
         let heads = self.groups.values().flat_map(|group| group.channels()).filter(|one| !one.removed);
         let (head, name) = heads
@@ -472,7 +479,8 @@ impl Table {
         self.members(head).into_iter().find(|&one| self.get(one).map(name_of).as_ref() == Some(&name))
     }
 
-    /// An operator has all channels of a word back that were taken away. `true`: some were, or some that are there are not enabled.
+    /// An operator enables all removed channels of a word. `true` if some were removed, or if some existing
+    /// ones are not enabled.
     pub fn bring_all_back(&mut self, key: ChannelKey) -> bool {
         let Some(head) = self.head_mut(key) else { return false };
         let before = head.decided.len();
@@ -484,7 +492,7 @@ impl Table {
         self.members(key).into_iter().any(|one| self.get(one).is_some_and(|one| !one.is_enabled()))
     }
 
-    /// Nothing that was decided about single channels of a word holds any more. `false`: nothing was.
+    /// Discards everything that was decided about single channels of a word. `false` if nothing was.
     pub fn undo_members(&mut self, key: ChannelKey) -> bool {
         let Some(template) = self.get(key).and_then(Template::of) else { return false };
         let mut has_changed = self.head_mut(key).is_some_and(|head| {
@@ -496,7 +504,7 @@ impl Table {
             let Some(channel) = self.get(one) else { continue };
             let (state, maxc, weight) = (channel.state, channel.maxc, channel.weight);
             let said = self.said_of(one).unwrap_or(weight);
-            // Each is there: it was just looked at.
+            // These cannot fail, since the channels were just looked up.
             if state != template.state {
                 let _ = self.set_state(one, template.state);
             }
@@ -512,7 +520,7 @@ impl Table {
         has_changed
     }
 
-    /// What was decided before about one of a word's channels, whether it is there or not.
+    /// Applies an earlier decision about a member of a word, whether the member exists now or not.
     pub fn decide_member(&mut self, key: ChannelKey, name: (String, u16), decision: &super::DecidedMember) {
         let decision = MemberDecision {
             state: decision.state,
@@ -525,7 +533,7 @@ impl Table {
         }
     }
 
-    /// A channel is there for no word any more.
+    /// Detaches a channel from its word.
     pub(super) fn leave_family(&mut self, one: ChannelKey) {
         let Some(member) = self.get(one).and_then(|channel| channel.member.as_deref().copied()) else {
             return;
@@ -537,7 +545,7 @@ impl Table {
         }
     }
 
-    /// After a table was made of a record: its words find their channels.
+    /// Connects words with their channels after a table was restored from a record.
     pub(super) fn find_members(&mut self) {
         let all = self.groups.values().flat_map(|group| group.channels());
         let members: Vec<(ChannelKey, ChannelKey)> = all
@@ -547,7 +555,7 @@ impl Table {
         for (one, head) in members {
             match self.head_mut(head) {
                 Some(head) => _ = head.members.insert(one),
-                // Nobody else says what becomes of it.
+                // Nothing else decides about it from now on.
                 None => _ = self.edit(one, |channel| channel.member = None),
             }
         }
@@ -563,7 +571,7 @@ impl Table {
         }
     }
 
-    /// Those channels of a word that its name does not have any more.
+    /// The channels of a word that its name no longer has.
     fn left_of(&self, key: ChannelKey) -> BTreeSet<ChannelKey> {
         let head = self.get(key).and_then(|head| Some((Template::of(head)?, head.addresses.members()?)));
         let Some((template, members)) = head else { return BTreeSet::new() };
@@ -596,11 +604,11 @@ fn label((host, port): &MemberName) -> String {
     Addresses::unknown(host, *port).words()
 }
 
-/// In which group each belongs, and with which weight; in the order in which they get numbers.
+/// The group and weight of each member, in the order in which they get numbers.
 fn placed<'a>(template: &Template, first: GroupId, members: &'a [FoundMember]) -> Vec<WantedMember<'a>> {
     let mut members: Vec<&FoundMember> = members.iter().collect();
     if template.kind == FamilyKind::Each {
-        // Whatever order an answer has, they get the same numbers.
+        // So that the same members get the same numbers, whatever order the answer has.
         members.sort_by_key(|member| member.addresses.first().copied());
         return members
             .into_iter()
@@ -624,8 +632,9 @@ fn placed<'a>(template: &Template, first: GroupId, members: &'a [FoundMember]) -
     wanted
 }
 
-/// Weights of one priority of SRV records, as far apart as theirs. Among all that are 0 they are equal; beside others, 0 is as little as
-/// there is, as RFC 2782 has it, and so is what would come to less.
+/// The weights of SRV records of one priority, with the same ratios. If all records have 0, the weights are
+/// equal. Beside others, 0 becomes the smallest weight, as RFC 2782 wants it, and so does every result that
+/// would be smaller.
 fn member_weights(records: &[u16]) -> Vec<Weight> {
     let most = u32::from(records.iter().copied().max().unwrap_or(0));
     let has_none = records.contains(&0);
@@ -633,7 +642,7 @@ fn member_weights(records: &[u16]) -> Vec<Weight> {
         let record = u32::from(record);
         let scaled = match most {
             0 => 1,
-            // As they are.
+            // Unchanged.
             most if most <= Weight::MAX && !has_none => record,
             most => (record * Weight::MAX + most / 2) / most,
         };

@@ -1,9 +1,9 @@
-//! Who is let in to one service: what workers ask of every client, as soon as they know who it is.
+//! Who may use one service: what workers ask for every client as soon as they know its address.
 //!
-//! Knows: the lists, what operators have denied, the limits of one client. Never: sockets, files, clocks.
+//! Knows: the lists, what operators have denied, the limits per client. Never: sockets, files, clocks.
 //! Source: docs/access.md.
 //!
-//! All of it can be asked again of another address: of a client whose address is announced to us, that one counts.
+//! It is asked again if a PROXY header announces another address, and then that address counts.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -20,22 +20,22 @@ use super::end::Rule;
 use super::rule_set::RuleSet;
 use crate::spec::{ClientPrefix, ClientRate, NetList};
 
-/// What `--allow` and `--deny` say.
+/// The content of `--allow` and `--deny`.
 #[derive(Debug, Clone, Default)]
 pub struct Lists {
-    /// `--allow`
+    /// `--allow`; `None` if it is not given.
     pub allow: Option<NetList>,
-    /// `--deny`
+    /// `--deny`; `None` if it is not given.
     pub deny: Option<NetList>,
-    /// All that they and their files have.
+    /// All networks in them and in their files.
     pub rules: Arc<RuleSet>,
-    /// How many networks those are.
+    /// The number of these networks.
     pub networks: usize,
-    /// What the files looked like when they were read, for the code that reads them.
+    /// Identifies the state of the files when they were read, for the code that reads them.
     pub stamp: u64,
 }
 
-/// What one client may have.
+/// The limits for one client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientLimits {
     /// `--client-max`. `None`: no limit.
@@ -46,10 +46,10 @@ pub struct ClientLimits {
     pub prefix: ClientPrefix,
 }
 
-/// So many denials are looked at in one go.
+/// How many denials are read under one lock.
 const DENIALS_A_PIECE: usize = 512;
 
-/// What there is to ask, so that services which ask nothing look at one number.
+/// What has to be checked, as bits, so that a service that checks nothing reads only one number.
 mod asks {
     pub(super) const LISTS: u64 = 1;
     pub(super) const DENIALS: u64 = 2;
@@ -57,30 +57,30 @@ mod asks {
     pub(super) const MAX: u64 = 8;
 }
 
-/// Which clients are let in. Workers ask it without a lock, except for what has to be counted.
+/// Decides which clients are let in. Workers use it without a lock, except to count.
 #[derive(Debug, Default)]
 pub struct Gate {
     asks: AtomicU64,
     lists: ArcSwap<Lists>,
-    /// Why they are not what their files say.
+    /// Why the lists differ from their files.
     stale: ArcSwapOption<String>,
     denials: RwLock<Denials>,
     limits: ArcSwap<LimitsInForce>,
     counts: OnceLock<Box<HeldByClient>>,
-    /// The table of the process.
+    /// The process's table of rates.
     rates: OnceLock<Arc<ClientRates>>,
 }
 
-/// What one client may have now.
+/// The limits that are in force now.
 #[derive(Debug, Default)]
 struct LimitsInForce {
     limits: ClientLimits,
-    /// The number that this service has in the table of rates with this rate.
+    /// This service's number in the table of rates, for this rate.
     number: u64,
 }
 
 impl Gate {
-    /// Is everybody let in?
+    /// Is every client let in?
     pub fn is_open(&self) -> bool {
         self.asks.load(Ordering::Relaxed) == 0
     }
@@ -96,7 +96,7 @@ impl Gate {
         };
     }
 
-    /// Do the lists, or what operators have denied, keep this address out?
+    /// Do the lists or operators' denials keep this address out?
     pub fn denies(&self, client: IpAddr, now: Duration) -> bool {
         let denied = || self.denials().longest(client, now);
         let denied = if self.asks(asks::DENIALS) { denied() } else { None };
@@ -107,10 +107,11 @@ impl Gate {
         }
     }
 
-    /// Lets a client in. Its place among the connections of its client, if those are counted, is to be [given back](Self::leave).
+    /// Lets a client in. If its connections are counted, the result is its place, which must be [given
+    /// back](Self::leave).
     ///
     /// # Errors
-    /// By which rule it is refused. Nothing is counted then.
+    /// The rule that refuses it. Nothing is counted then.
     pub fn enter(&self, client: IpAddr, now: Duration) -> Result<Option<ClientPlace>, Rule> {
         if self.is_open() {
             return Ok(None);
@@ -121,10 +122,10 @@ impl Gate {
         self.enter_unlisted(client, now)
     }
 
-    /// The same of one whom lists of networks say nothing of: the address stands for it.
+    /// Lets in a client that lists of networks do not apply to. `client` is an address that stands for it.
     ///
     /// # Errors
-    /// By which rule it is refused. Nothing is counted then.
+    /// The rule that refuses it. Nothing is counted then.
     pub fn enter_unlisted(&self, client: IpAddr, now: Duration) -> Result<Option<ClientPlace>, Rule> {
         if !self.asks(asks::RATE | asks::MAX) {
             return Ok(None);
@@ -136,7 +137,7 @@ impl Gate {
             (Some(most), Some(counts)) => Some(counts.enter(key, most.get()).ok_or(Rule::ClientMax)?),
             _ => None,
         };
-        // The last one, since it is counted.
+        // The rate is checked last, since the check counts.
         if let (Some(rate), Some(rates)) = (limits.rate, self.rates.get())
             && !rates.admit(in_force.number, key, rate, now)
         {
@@ -146,7 +147,8 @@ impl Gate {
         Ok(place)
     }
 
-    /// A place for one who is let in already: by another process, or before there was a limit. `before`: the one that it has.
+    /// The place of a client that was already let in: by another process, or before there was a limit.
+    /// `before` is the place that it has.
     pub fn enter_anyway(&self, client: IpAddr, before: Option<ClientPlace>) -> Option<ClientPlace> {
         if !self.asks(asks::MAX) {
             return before;
@@ -161,19 +163,19 @@ impl Gate {
         place
     }
 
-    /// A client has left, or is let in as another one.
+    /// A client has left, or was let in again under another address.
     pub fn leave(&self, place: ClientPlace) {
         if let Some(counts) = self.counts.get() {
             counts.leave(place);
         }
     }
 
-    /// What `--allow` and `--deny` say.
+    /// The content of `--allow` and `--deny`.
     pub fn lists(&self) -> Arc<Lists> {
         self.lists.load_full()
     }
 
-    /// They say this from now on.
+    /// Replaces the lists.
     pub fn set_lists(&self, lists: Lists) {
         let is_empty = lists.rules.is_empty();
         self.stale.store(None);
@@ -181,7 +183,7 @@ impl Gate {
         self.set_asks(asks::LISTS, !is_empty);
     }
 
-    /// They say this from now on, if they are still the same as when they were `read`.
+    /// Replaces the lists if they are still those that were `read`. `false` if they are not.
     pub fn reread_lists(&self, read: &Arc<Lists>, new: Lists) -> bool {
         let is_empty = new.rules.is_empty();
         let was = self.lists.compare_and_swap(read, Arc::new(new));
@@ -193,17 +195,17 @@ impl Gate {
         is_set
     }
 
-    /// Their files have changed and cannot be read, and why. `None`: they are as they were read.
+    /// Notes why changed files cannot be read. `None`: the lists are as the files say.
     pub fn set_stale(&self, why: Option<String>) {
         self.stale.store(why.map(Arc::new));
     }
 
-    /// Why the lists are not what their files say. `None`: they are.
+    /// Why the lists differ from their files. `None`: they do not.
     pub fn stale_lists(&self) -> Option<Arc<String>> {
         self.stale.load_full()
     }
 
-    /// What one client may have, from now on. `rates` is the table of the process.
+    /// Sets the limits for one client. `rates` is the process's table.
     pub fn set_limits(&self, limits: ClientLimits, rates: &Arc<ClientRates>) {
         if limits.max.is_some() {
             self.counts.get_or_init(Box::default);
@@ -220,12 +222,12 @@ impl Gate {
         self.set_asks(asks::MAX, limits.max.is_some());
     }
 
-    /// Are connections of clients counted?
+    /// Are connections counted per client?
     pub fn counts_clients(&self) -> bool {
         self.asks(asks::MAX)
     }
 
-    /// Every client that has connections, by its first address, and how many: for another process.
+    /// Every client with connections, by its first address, and how many it has, for another process.
     pub fn clients(&self) -> Vec<(IpAddr, u32)> {
         let counts = self.counts.get().filter(|_| self.counts_clients());
         counts.map_or_else(Vec::new, |counts| {
@@ -233,24 +235,25 @@ impl Gate {
         })
     }
 
-    /// The process before has these connections, which count here, too, until they come or [nobody is expected](Self::expect_nobody).
+    /// Counts connections that the predecessor has, until they arrive or
+    /// [`expect_nobody`](Self::expect_nobody) is called.
     pub fn expect(&self, clients: &[(IpAddr, u32)]) {
         let Some(counts) = self.counts.get() else { return };
         let prefix = self.limits.load().limits.prefix;
         clients.iter().for_each(|&(client, count)| counts.expect(ClientKey::new(client, prefix), count));
     }
 
-    /// It has none any more.
+    /// The predecessor has no connections any more.
     pub fn expect_nobody(&self) {
         if let Some(counts) = self.counts.get() {
             counts.expect_nobody();
         }
     }
 
-    /// Keeps a network out from now on.
+    /// Denies a network from now on.
     ///
     /// # Errors
-    /// Too many are denied.
+    /// The maximum number of denied networks is reached.
     pub fn deny(&self, denial: Denial, now: Duration) -> Result<(), TooManyDenials> {
         let mut denials = self.denials_to_change();
         let denied = denials.deny(denial, now);
@@ -258,7 +261,7 @@ impl Gate {
         denied
     }
 
-    /// Ends that. `false`: it was not denied.
+    /// Ends a denial. `false` if the network was not denied.
     pub fn undeny(&self, net: IpNet, now: Duration) -> bool {
         let mut denials = self.denials_to_change();
         let was_denied = denials.lift(net, now);
@@ -266,7 +269,7 @@ impl Gate {
         was_denied
     }
 
-    /// Ends all of that; how many were denied.
+    /// Ends all denials. Returns how many there were.
     pub fn undeny_all(&self, now: Duration) -> usize {
         if !self.asks(asks::DENIALS) {
             return 0;
@@ -278,12 +281,12 @@ impl Gate {
         were
     }
 
-    /// What operators have denied, in order.
+    /// The networks that operators have denied, in order.
     pub fn denied(&self, now: Duration) -> Vec<Denial> {
         if !self.asks(asks::DENIALS) {
             return Vec::new();
         }
-        // They may be many: whoever comes meanwhile waits for a piece of it at most.
+        // There may be many, so a client that comes meanwhile waits for one piece at most.
         let mut all = Vec::new();
         let mut behind = None;
         loop {

@@ -1,7 +1,7 @@
-//! One group: its channels, and what has to be known of them to choose one.
+//! One group: its channels, and what is needed to choose one.
 //!
-//! Knows: which channels are up and usable, whose turn it is, shares and loads. Never: other groups, how a choice is made,
-//! what happens on connect.
+//! Knows: which channels are up and usable, whose turn it is, shares and loads. Never: other groups, how a
+//! choice is made, what happens on connect.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,50 +20,54 @@ use super::totals::{Contribution, Totals};
 use super::{Addresses, GroupSnapshot, HealthRules, Lease, Policy, Weight};
 use crate::spec::Address;
 
-/// Where a cursor stands, and how many hand-outs brought it there.
+/// The position of a cursor, and the number of hand-outs that led to it.
 ///
-/// The contract moves the cursor on success; then two clients who connect at the same time would both get the same
-/// channel. So we move it when a channel is handed out, and put it back when a walk leaves the group in vain. Moves
-/// work like a stack: putting one back makes it undone for those who moved before, too. A number is reused only after the
-/// route that held it has left the group, so nobody mistakes another's move for its own.
+/// The contract moves the cursor on success, but then two clients that connect at the same time would both
+/// get the same channel. So balance moves it when a channel is handed out, and puts it back when a walk
+/// leaves the group without success. Moves work like a stack: putting one back also undoes earlier moves. A
+/// number is reused only after the route that held it has left the group, so no route takes another's move
+/// for its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cursor {
     /// The channel whose turn it is.
     pub(super) at: u16,
-    /// Hand-outs so far, less those put back.
+    /// Hand-outs so far, less those that were put back.
     pub(super) moves: u64,
 }
 
-/// A group: channels in order of their numbers, and the way to choose one.
+/// A group: channels in the order of their numbers, and what is needed to choose one.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) policy: Policy,
     pub(super) channels: Vec<Channel>,
-    /// How many were not removed.
+    /// How many channels were not removed.
     pub(super) existing: usize,
     /// How many take clients, full or not, up or not.
     pub(super) enabled: usize,
-    /// How many were paused and not resumed, removed ones included: 0 = nobody need be asked whether he waits for one.
+    /// How many are paused, including removed ones. If 0, no client has to be asked whether it waits for a
+    /// paused channel.
     pub(super) paused: usize,
     /// The channels that are up, full or not.
     pub(super) up: BitTree,
-    /// The channels that are up and usable. A lease that ends does not touch it: see `Slots::has_room`.
+    /// The channels that are up and usable. A lease that ends does not change this set: see
+    /// `Slots::has_room`.
     pub(super) ready: BitTree,
-    /// The channels that are usable, but not up.
+    /// The channels that are usable but not up.
     pub(super) spare: BitTree,
     pub(super) cursor: Cursor,
     pub(super) seating: Seating,
     /// How many channels have which share; see `share`.
     pub(super) shares: BTreeMap<u32, usize>,
-    /// Turns by weight; `None` while all shares are equal and the cursor does, and under other policies.
+    /// Turns by weight. `None` while all shares are equal, when the cursor is enough, and under other
+    /// policies.
     pub(super) stride: Option<Stride>,
-    /// Loads in order; `None` under policies that do not go by them.
+    /// Channels by load. `None` under policies that do not use loads.
     pub(super) loads: Option<Loads>,
-    /// What the bounds of loads go by; `None` until the first one is asked for.
+    /// The sums for bounded loads. `None` until they are first needed.
     pub(super) totals: Option<Totals>,
     /// The channels whose share is growing.
     pub(super) ramps: Ramps,
-    /// What changed since those in line heard of the group.
+    /// What changed since waiting clients were told about the group.
     pub(super) news: News,
 }
 
@@ -104,7 +108,7 @@ impl Group {
         }
     }
 
-    /// All that ever were, the removed ones too.
+    /// All channels that ever existed, including removed ones.
     pub(super) fn channels(&self) -> &[Channel] {
         &self.channels
     }
@@ -132,8 +136,8 @@ impl Group {
         self.refresh(number);
     }
 
-    /// Changes a channel by `edit`, which may touch neither its addresses nor its weight; answers what `edit` does.
-    /// `None` if there is no such channel.
+    /// Changes a channel by `edit`, which must not change its addresses or weight; returns the result of
+    /// `edit`. `None` if there is no such channel.
     pub(super) fn edit<T>(&mut self, number: usize, edit: impl FnOnce(&mut Channel) -> T) -> Option<T> {
         let channel = self.channels.get_mut(number).filter(|channel| !channel.removed)?;
         let before = channel.takes_clients();
@@ -143,7 +147,8 @@ impl Group {
         Some(answer)
     }
 
-    /// Pauses a channel, or ends its pause. `Some(false)`: it was so already; `None`: there is no such channel.
+    /// Pauses a channel or ends its pause. `Some(false)`: it was already so; `None`: there is no such
+    /// channel.
     pub(super) fn set_paused(&mut self, number: usize, paused: bool) -> Option<bool> {
         let is_other =
             self.edit(number, |channel| std::mem::replace(&mut channel.paused, paused) != paused)?;
@@ -155,7 +160,7 @@ impl Group {
         Some(is_other)
     }
 
-    /// Is it only for a pause that nobody is sent to this channel?
+    /// Is a pause the only reason why this channel gets no clients?
     pub(super) fn is_held(&self, number: usize) -> bool {
         self.paused > 0 && self.channels.get(number).is_some_and(Channel::is_held)
     }
@@ -177,7 +182,7 @@ impl Group {
         self.refresh(number);
     }
 
-    /// A channel goes with its last connection, or stays after all. One that goes is nobody's by hash.
+    /// Sets whether a channel is removed with its last connection. Such a channel is left out of hashing.
     pub(super) fn set_retires(&mut self, number: usize, retires: bool) {
         let Some(channel) = self.channels.get_mut(number) else { return };
         channel.retires = retires;
@@ -187,7 +192,7 @@ impl Group {
         self.refresh(number);
     }
 
-    /// Takes a channel away; its number stays taken.
+    /// Removes a channel; its number stays reserved.
     pub(super) fn remove(&mut self, number: usize) {
         let was_one = self.channels.get(number).is_some_and(Channel::is_one);
         self.reshare(number, |channel| channel.removed = true);
@@ -200,7 +205,7 @@ impl Group {
         self.refresh(number);
     }
 
-    /// Brings a channel back under its number that was removed, disabled as it was. `None`: it was not.
+    /// Brings back a removed channel under its number, disabled. `None` if it was not removed.
     pub(super) fn revive(&mut self, number: usize) -> Option<()> {
         let channel = self.channels.get_mut(number).filter(|channel| channel.removed)?;
         (channel.removed, channel.retires) = (false, false);
@@ -221,7 +226,7 @@ impl Group {
         self.news.moved |= self.policy == Policy::Hash;
     }
 
-    /// Changes what a channel's share depends on.
+    /// Changes something that a channel's share depends on.
     fn reshare(&mut self, number: usize, edit: impl FnOnce(&mut Channel)) {
         let Some(channel) = self.channels.get_mut(number) else { return };
         let (before, took) = (weighed(channel), channel.takes_clients());
@@ -238,8 +243,8 @@ impl Group {
         self.weigh();
     }
 
-    /// Turns go by the cursor while all shares are equal, otherwise by weight. Under other policies nobody takes turns, so
-    /// that nobody has a row of them coming when the policy changes.
+    /// Turns follow the cursor while all shares are equal, otherwise the weights. Under other policies no
+    /// turns are kept, so that nobody has turns saved up when the policy changes.
     fn weigh(&mut self) {
         if self.policy != Policy::RoundRobin || self.shares.len() < 2 {
             self.stride = None;
@@ -252,7 +257,7 @@ impl Group {
         }
     }
 
-    /// Looks again whether a channel is up and usable. Must follow everything that can make it so.
+    /// Checks again whether a channel is up and usable. Call it after every change that can affect this.
     pub(super) fn refresh(&mut self, number: usize) {
         let Some(channel) = self.channels.get(number) else { return };
         let (is_up, is_usable) = (channel.is_up(), channel.is_usable());
@@ -285,7 +290,8 @@ impl Group {
         }
     }
 
-    /// Clients and weights of the channels that are up. From here on they are kept.
+    /// The connections and weights of the channels that are up. From the first call on they are kept up to
+    /// date.
     pub(super) fn totals(&mut self) -> &Totals {
         self.totals.get_or_insert_with(|| {
             let mut totals = Totals::default();
@@ -296,7 +302,7 @@ impl Group {
         })
     }
 
-    /// Lets the shares of returning channels grow with time.
+    /// Lets the shares of returning channels grow to their size at `now`.
     pub(super) fn advance(&mut self, rules: &HealthRules, now: Duration) {
         while let Some(number) = self.ramps.take_due(now) {
             let Some(channel) = self.channels.get_mut(number) else { continue };
@@ -314,7 +320,7 @@ impl Group {
         }
     }
 
-    /// Takes a slot of the channel that `choose` named, and moves the cursor past it.
+    /// Takes a slot of the channel that `choose` returned, and moves the cursor past it.
     pub(super) fn hand_out(&mut self, number: usize) -> Lease {
         debug_assert!(self.channels[number].is_usable());
         let lease = self.channels[number].occupy();
@@ -329,14 +335,14 @@ impl Group {
         lease
     }
 
-    /// When the channel's next probe was planned, and when it is now.
+    /// Updates when the channel's next probe is planned; returns the old and the new time.
     pub(super) fn plan_probe(&mut self, number: usize) -> Option<(Option<Duration>, Option<Duration>)> {
         let channel = self.channels.get_mut(number)?;
         let wanted = if channel.removed { None } else { channel.next_probe() };
         Some((std::mem::replace(&mut channel.probe_at, wanted), wanted))
     }
 
-    /// A dial of a channel succeeded. Looks at it anew only if that brought it back.
+    /// A dial of a channel succeeded. The channel is checked again only if that brought it back.
     pub(super) fn connected(
         &mut self,
         number: usize,
@@ -357,7 +363,8 @@ impl Group {
         Some(change)
     }
 
-    /// A dial's attempt at one of a channel's addresses was answered. That address is back by it, after so long.
+    /// A dial's attempt at one address of a channel was answered. Returns how long the address was ejected if
+    /// that brings it back.
     pub(super) fn address_answered(
         &mut self,
         lease: &Lease,
@@ -373,15 +380,15 @@ impl Group {
         channel.address_answered(address, begun, now)
     }
 
-    /// Puts the cursor back to where it stood before a walk that got nothing here, if nobody moved it since.
+    /// Puts the cursor back to its position before a walk that got nothing here, unless it was moved since.
     pub(super) fn put_back(&mut self, before: Cursor, last_move: u64) {
         if self.cursor.moves == last_move {
             self.cursor = before;
         }
     }
 
-    /// The channel answered: the next one's turn, if nobody moved the cursor since. It matters only if the channel was
-    /// the last one when it was handed out, and is not any more.
+    /// The channel answered: it is the next channel's turn, unless the cursor was moved since. This matters
+    /// only if the channel was the last one when it was handed out and is no longer.
     pub(super) fn settle(&mut self, number: usize, last_move: u64) {
         if self.cursor.moves == last_move {
             self.pass(number);
@@ -390,11 +397,12 @@ impl Group {
 
     fn pass(&mut self, number: usize) {
         let next = if number + 1 < self.channels.len() { number + 1 } else { 0 };
-        // Channel numbers fit 16 bits; 0 is as good a turn as any if they ever should not.
+        // Channel numbers fit into 16 bits; if one ever did not, 0 would do as well.
         self.cursor.at = u16::try_from(next).unwrap_or(0);
     }
 
-    /// Adds the channels with these numbers. `waiting(number)`: clients in line that the channel could serve.
+    /// Adds the channels with these numbers to a snapshot. `waiting(number)` is the number of waiting clients
+    /// that the channel could serve.
     pub(super) fn add_to(
         &self,
         snapshot: &mut GroupSnapshot,
@@ -431,23 +439,23 @@ impl Group {
         self.ready.members()
     }
 
-    /// Is this one up and usable?
+    /// Is this channel up and usable?
     pub(super) fn is_ready(&self, number: usize) -> bool {
         self.ready.contains(number)
     }
 
-    /// Is any channel usable that is not up?
+    /// Is any channel usable but not up?
     pub(super) fn has_spare(&self) -> bool {
         !self.spare.is_empty()
     }
 
-    /// Is a channel up and at its limit?
+    /// Is this channel up and at its limit?
     pub(super) fn is_full(&self, number: usize) -> bool {
         self.up.contains(number) && !self.ready.contains(number)
     }
 }
 
-/// A channel's part of turns and connections: its weight in 64ths, less while it is returning.
+/// A channel's share of turns and connections: its weight in 64ths, less while it is returning.
 pub(super) fn share(channel: &Channel) -> u32 {
     channel.weight.get() * channel.steps.min(STEPS)
 }
@@ -457,7 +465,7 @@ fn weighed(channel: &Channel) -> Option<u32> {
     (channel.weight > Weight::ZERO && channel.is_one()).then(|| share(channel))
 }
 
-/// Puts a number into a set, or takes it out; `None` if it was so already.
+/// Adds a number to a set or removes it. `None` if that changed nothing, else the new membership.
 fn put(set: &mut BitTree, number: usize, belongs: bool) -> Option<bool> {
     if set.contains(number) == belongs {
         return None;
@@ -470,14 +478,14 @@ fn put(set: &mut BitTree, number: usize, belongs: bool) -> Option<bool> {
     Some(belongs)
 }
 
-/// A channel's load now. From here on the next lease that ends makes the table look again: a load that is told late would
-/// send clients past an idle channel.
+/// A channel's load now. The next lease that ends makes the table look again, since a stale load would send
+/// clients past an idle channel.
 fn load(channel: &Channel) -> Load {
     channel.slots.watch();
     Load { active: channel.slots.active(), share: share(channel) }
 }
 
-/// What a channel adds to its group's totals. Watched as a load is.
+/// What a channel adds to its group's sums. It is watched like a load.
 fn contribution(channel: &Channel) -> Contribution {
     channel.slots.watch();
     Contribution { clients: channel.slots.active(), weight: channel.weight.get() }

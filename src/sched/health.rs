@@ -1,6 +1,8 @@
-//! Is a channel up? Ejection after a failed connect, checks with rise and fall, the ramp after a return.
+//! Whether a channel is up: ejection after a failed connect, checks with rise and fall, the ramp after a
+//! return.
 //!
-//! Knows: thresholds, delays, `now` as an argument. Never: how a probe is made, who disabled a channel, other channels.
+//! Knows: thresholds, delays, `now` as an argument. Never: how a probe is made, who disabled a channel, other
+//! channels.
 //! Source: docs/health.md.
 
 use std::time::Duration;
@@ -9,25 +11,26 @@ use super::random::Random;
 use crate::handover::table::{CheckedRecord, HealthRecord};
 use crate::spec::ChannelCheck;
 
-/// How soon an ejected channel is tried again, ...
+/// How soon an ejected channel is tried again ...
 const FIRST_DELAY: Duration = Duration::from_millis(250);
-/// ... and how late at most, after doubling.
+/// ... and the maximum delay, reached by doubling.
 const LAST_DELAY: Duration = Duration::from_secs(2);
-/// A channel whose clients went elsewhere before it had answered is asked no more often than this.
+/// A channel whose clients went elsewhere before it had answered is probed at most this often.
 const DOUBTS_APART: Duration = Duration::from_secs(1);
-/// A channel that closes its connections at once gets clients again after so long, ...
+/// A channel that closes its connections at once gets clients again after this time ...
 const FIRST_REST: Duration = Duration::from_secs(1);
-/// ... and, if it goes on like that, after twice as long each time, up to this.
+/// ... and, if it goes on, after twice as long each time, up to this.
 const LAST_REST: Duration = Duration::from_secs(60);
-/// A channel that fails again before it was up for so many times its last delay has not really been back.
+/// A channel that fails again within this many times its last delay after a return counts as never having
+/// returned.
 const STAYED: u32 = 2;
-/// A returning channel's weight grows in so many steps.
+/// Number of steps in which a returning channel's weight grows.
 pub(super) const STEPS: u32 = 64;
 
-/// What active checks go by. How one is made is not known here.
+/// The settings of active checks, except how one is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckRules {
-    /// From one check to the next.
+    /// The time from one check to the next.
     pub interval: Duration,
     /// Successes in a row that bring a down channel up; at least 1.
     pub rise: u32,
@@ -35,10 +38,10 @@ pub struct CheckRules {
     pub fall: u32,
 }
 
-/// Is a channel checked?
+/// Whether a channel is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CheckMode {
-    /// As its service says.
+    /// As its service's `--check` says.
     AsService,
     Never,
     /// It has a check of its own.
@@ -46,7 +49,7 @@ pub(super) enum CheckMode {
 }
 
 impl CheckMode {
-    /// What its checks go by.
+    /// The settings of its checks; `None` if it is not checked.
     fn of(self, rules: &HealthRules) -> Option<CheckRules> {
         match self {
             Self::AsService => rules.check,
@@ -66,23 +69,23 @@ impl From<&ChannelCheck> for CheckMode {
     }
 }
 
-/// What health goes by in an instance.
+/// The settings of health in an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthRules {
     /// A channel whose connect fails is ejected.
     pub eject: bool,
-    /// `None` = no active checks, but of channels that have one of their own.
+    /// The service's checks. `None`: only channels with a check of their own are checked.
     pub check: Option<CheckRules>,
-    /// Of channels that have a check of their own.
+    /// The settings for channels with a check of their own.
     pub own_check: CheckRules,
-    /// When no channel is up, those that are not are tried anyway.
+    /// When no channel is up, the others are tried.
     pub fail_open: bool,
-    /// How long a returning channel takes to its full weight; `None` = no time.
+    /// How long a returning channel takes to reach its full weight. `None`: it has it at once.
     pub slow_start: Option<Duration>,
 }
 
 impl HealthRules {
-    /// None of it, as in 3.57.
+    /// Without ejection and checks, as in 3.57.
     pub const NONE: Self = Self {
         eject: false,
         check: None,
@@ -92,51 +95,51 @@ impl HealthRules {
     };
 }
 
-/// What is known of a channel, in the words of `status`.
+/// The state of a channel in the words of `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthState {
-    /// Nothing speaks against it.
+    /// Nothing indicates that it is down.
     Up,
-    /// No client's connect and no check has told anything of it yet. Counts as up.
+    /// No client's connect and no check has reported anything about it yet. Counts as up.
     Untried,
-    /// Up again, and still getting less than its full weight: so many 64ths.
+    /// Up again, but with less than its full weight: this many 64ths.
     Ramping(u32),
-    /// A client's connect failed; no probe has succeeded since.
+    /// A client's connect failed, and no probe has succeeded since.
     Ejected,
-    /// So many checks in a row failed.
+    /// Health checks failed as often as `--check-fall` says.
     Down,
 }
 
 /// A channel's health at one instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSnapshot {
-    /// What is known.
+    /// The state.
     pub state: HealthState,
-    /// For how long.
+    /// How long it has been in this state.
     pub age: Duration,
-    /// Why it is not up, or what its last check met.
+    /// Why it is not up, or why its last check failed.
     pub why: Option<String>,
-    /// It is up, but so many checks in a row have failed, of so many that bring it down.
+    /// It is up, but this many checks in a row have failed, of this many that bring it down.
     pub failing: Option<(u32, u32)>,
 }
 
-/// What a probe is for.
+/// The purpose of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Does an ejected channel take connections again?
     Return,
-    /// Does one that has not answered a client in time take connections?
+    /// Does a channel that has not answered a client in time take connections?
     Doubt,
-    /// The check that the operator asked for.
+    /// The health check that the operator configured.
     Check,
 }
 
-/// How a probe went.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeResult {
-    /// As wished.
+    /// It succeeded.
     Good,
-    /// Not as wished, and why.
+    /// It failed, and why.
     Bad(String),
     /// It could not be made, which says nothing about the channel.
     Unknown,
@@ -145,13 +148,13 @@ pub enum ProbeResult {
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It takes connections again, after so long.
+    /// It takes connections again, after this time.
     Returned(Duration),
-    /// It takes none, as was found out in the background.
+    /// It takes none, as a probe found out.
     Ejected(String),
-    /// Checks say that it is down.
+    /// Checks report that it is down.
     Fell(String),
-    /// Checks say that it is up again, after so long.
+    /// Checks report that it is up again, after this time.
     Rose(Duration),
 }
 
@@ -160,7 +163,8 @@ struct Ejection {
     since: Duration,
     why: String,
     probe_at: Duration,
-    /// It takes connections, and that is no news: it closes them, or says nothing.
+    /// It takes connections, but closes them at once or stays silent. So a client's successful connect does
+    /// not bring it back.
     closes: bool,
 }
 
@@ -168,7 +172,7 @@ struct Ejection {
 enum Checked {
     New,
     Up,
-    /// Up, with so many failures in a row so far; why the last one failed.
+    /// Up, but with this many failures in a row so far; and why the last one failed.
     Failing(u32, String),
     Down {
         since: Duration,
@@ -178,35 +182,36 @@ enum Checked {
     },
 }
 
-/// The health of one channel. Times are since the start of the instance.
+/// The health of one channel. Times count from the start of the instance.
 #[derive(Debug)]
 pub(super) struct Health {
     ejection: Option<Ejection>,
-    /// Its name has no address any more: since when, and in whose words.
+    /// Its name has no address any more: since when, and in the resolver's words.
     absence: Option<(Duration, String)>,
-    /// The delay before the probe that is due, or was last.
+    /// The delay before the probe that is due, or was last made.
     delay: Duration,
-    /// For how long it is to be left alone if it closes its connections at once, or was last.
+    /// How long it gets no clients if it closes its connections at once; the next time, or the last.
     rest: Duration,
     checked: Checked,
     check_at: Option<Duration>,
-    /// When it is asked whether it takes connections, since a client did not wait for its answer.
+    /// When it is probed because a client did not wait for its answer.
     doubt_at: Option<Duration>,
-    /// When that was asked last.
+    /// When it was last probed for that reason.
     doubted_at: Option<Duration>,
     mode: CheckMode,
-    /// Has anything been learned of it?
+    /// Has anything been learned about it?
     is_tried: bool,
-    /// The purpose of the probe under way.
+    /// The purpose of the running probe.
     in_flight: Option<Purpose>,
-    /// Probes so far, so that the answer to an older one is told from that to this one.
+    /// Number of probes so far, to tell the answer to this one from the answer to an older one.
     serial: u32,
-    /// Returns so far: a dial that began before the last one says nothing about the channel as it is now.
+    /// Number of returns so far. A dial that began before the last return says nothing about the channel's
+    /// present state.
     returns: u32,
     returned_at: Option<Duration>,
-    /// Since when it is as it is.
+    /// Since when it has been in its present state.
     since: Duration,
-    /// Since when its weight grows; `None` = it has its full weight.
+    /// Since when its weight has been growing. `None`: it has its full weight.
     ramp_from: Option<Duration>,
 }
 
@@ -223,7 +228,7 @@ impl Health {
             delay: FIRST_DELAY,
             rest: FIRST_REST,
             checked: Checked::New,
-            // Not all channels at the same moment.
+            // Spread out, so that not all channels are checked at the same moment.
             check_at: mode.of(rules).map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
             doubt_at: None,
             doubted_at: None,
@@ -237,13 +242,13 @@ impl Health {
         }
     }
 
-    /// The channel got other addresses: nothing that was known holds.
+    /// The channel got other addresses: nothing that was known remains valid.
     pub(super) fn begin_anew(&mut self, rules: &HealthRules, now: Duration, random: &mut Random) {
         let (serial, returns) = (self.serial.wrapping_add(1), self.returns.wrapping_add(1));
         *self = Self { serial, returns, ..Self::of_mode(self.mode, rules, now, random) };
     }
 
-    /// It is checked in another way from now on. A probe under way asks what is not asked any more.
+    /// Changes how the channel is checked. The result of a running probe will be ignored.
     pub(super) fn change_check(
         &mut self,
         mode: CheckMode,
@@ -264,13 +269,13 @@ impl Health {
 
     fn note_rise(&mut self, was_up: bool, now: Duration) {
         if !was_up && self.is_up() {
-            // A dial that began before says nothing about it as it is now.
+            // A dial that began before says nothing about the channel's present state.
             self.returns = self.returns.wrapping_add(1);
             self.since = now;
         }
     }
 
-    /// All that a successor has to know.
+    /// Everything that a successor needs to know.
     pub(super) fn record(&self) -> HealthRecord {
         HealthRecord {
             ejected: self.ejection.as_ref().map(|ejection| (ejection.since, ejection.why.clone())),
@@ -295,9 +300,10 @@ impl Health {
         }
     }
 
-    /// What a predecessor knew, but for what these rules could not have found out. Probes are due when they were to be; one that
-    /// was under way is made again now. Whatever a record says, nothing has happened in times yet to come, no probe is due later than one that
-    /// begins to wait now, and there are no numbers that one more would be too much for.
+    /// The health that a predecessor recorded, without what the present rules could not have found out.
+    /// Probes are due when they were planned; one that was running is made again now. Invalid values in the
+    /// record are corrected: no event lies in the future, no probe is due later than a newly planned one
+    /// could be, and no counter is so high that it could overflow.
     pub(super) fn restore(
         record: &HealthRecord,
         mode: CheckMode,
@@ -342,8 +348,8 @@ impl Health {
         health
     }
 
-    /// The predecessor has ejected it since it told what it knew: the same holds here, for what is left of it. `false`: it is ejected here,
-    /// or has been since, or is never.
+    /// Takes over an ejection that happened in the predecessor after it sent its record, for the time that is
+    /// left of it. `false`: the channel is or was ejected here since, or is never ejected.
     pub(super) fn take_ejection(
         &mut self,
         record: &HealthRecord,
@@ -361,7 +367,7 @@ impl Health {
         true
     }
 
-    /// Other rules hold from now on.
+    /// Replaces the rules.
     pub(super) fn change_rules(
         &mut self,
         before: &HealthRules,
@@ -390,14 +396,14 @@ impl Health {
         self.ejection.is_none() && self.absence.is_none() && !matches!(self.checked, Checked::Down { .. })
     }
 
-    /// Its name has no address any more (or none yet), and that is believed. `false`: that was known.
+    /// Its name has no address any more (or none yet), which was confirmed. `false` if that was known.
     pub(super) fn vanish(&mut self, why: &str, now: Duration) -> bool {
         let since = self.absence.as_ref().map(|&(since, _)| since);
         self.absence = Some((since.unwrap_or(now), why.to_owned()));
         since.is_none()
     }
 
-    /// Its name has an address. `false`: it had one before.
+    /// Its name has an address. `false` if it had one before.
     pub(super) fn reappear(&mut self, rules: &HealthRules, now: Duration) -> bool {
         let was_gone = self.absence.take().is_some();
         if was_gone {
@@ -414,12 +420,12 @@ impl Health {
         self.ejection.is_some()
     }
 
-    /// Is it ejected since it takes connections and serves nobody?
+    /// Is it ejected because it takes connections but serves nobody?
     pub(super) fn is_resting(&self) -> bool {
         self.ejection.as_ref().is_some_and(|ejection| ejection.closes)
     }
 
-    /// An operator says that it serves again. `false`: it is not left alone.
+    /// An operator says that it serves again. `false` if it was not ejected for that reason.
     pub(super) fn end_rest(&mut self, rules: &HealthRules, now: Duration) -> bool {
         let rests = self.is_resting();
         if rests {
@@ -430,27 +436,27 @@ impl Health {
         rests
     }
 
-    /// Why it is ejected, if it is.
+    /// Why it is ejected. `None` if it is not.
     pub(super) fn ejected_for(&self) -> Option<&str> {
         self.ejection.as_ref().map(|ejection| &*ejection.why)
     }
 
-    /// Did it come back after this time?
+    /// Has it returned after this time?
     pub(super) fn has_returned_after(&self, then: Duration) -> bool {
         self.returned_at.is_some_and(|at| at > then)
     }
 
-    /// Is the probe of this number under way?
+    /// Is the probe with this number running?
     pub(super) fn awaits(&self, serial: u32) -> bool {
         self.in_flight.is_some() && self.serial == serial
     }
 
-    /// Changes with every return.
+    /// A number that changes with every return.
     pub(super) fn returns(&self) -> u32 {
         self.returns
     }
 
-    /// A client's dial failed that began when `returns` was this. `true` = the channel is ejected by it.
+    /// A client's dial failed, which began when `returns` had this value. `true` if that ejects the channel.
     pub(super) fn connect_failed(
         &mut self,
         rules: &HealthRules,
@@ -471,7 +477,7 @@ impl Health {
         true
     }
 
-    /// A client did not wait for its answer: it is asked whether it takes connections.
+    /// A client did not wait for the channel's answer: a probe finds out whether it takes connections.
     pub(super) fn doubt(&mut self, now: Duration) {
         let is_known = self.ejection.is_some() || self.in_flight == Some(Purpose::Doubt);
         if !is_known && self.doubt_at.is_none() {
@@ -498,9 +504,9 @@ impl Health {
         None
     }
 
-    /// It takes connections and serves nobody, and is ejected by that. A connect does not tell whether it still does so, so it
-    /// is left alone for a time that grows while it goes on like that; `slack`: it takes so long to be found out. `false` = it was ejected
-    /// before.
+    /// The channel takes connections but serves nobody, and is ejected for that. A connect cannot tell
+    /// whether this has changed, so the channel gets no clients for a time that grows if it goes on. `slack`
+    /// is about how long it takes to notice. `false` if it was already ejected.
     pub(super) fn leave_alone(
         &mut self,
         why: &str,
@@ -520,13 +526,13 @@ impl Health {
         true
     }
 
-    /// A connect failed by the channel's own fault, and nothing comes of it here.
+    /// A connect failed by the channel's own fault, without consequences here.
     pub(super) fn learned(&mut self) {
         self.is_tried = true;
     }
 
-    /// A client's dial succeeded that was begun then. One that was under way when the channel was ejected may have been
-    /// answered before that, and says nothing.
+    /// A client's dial, started at `begun`, succeeded. A dial that was running when the channel was ejected
+    /// may have been answered before that, so it says nothing.
     pub(super) fn connect_succeeded(
         &mut self,
         rules: &HealthRules,
@@ -553,7 +559,7 @@ impl Health {
         }
     }
 
-    /// From now on its weight grows from little to full, if the rules have it so.
+    /// Lets its weight grow from little to full from now on, if the rules say so.
     pub(super) fn start_ramp(&mut self, rules: &HealthRules, now: Duration) {
         self.ramp_from = rules.slow_start.map(|_| now);
     }
@@ -562,7 +568,7 @@ impl Health {
         self.ramp_from
     }
 
-    /// How much of its weight it gets, in 64ths.
+    /// How much of its weight counts, in 64ths.
     pub(super) fn ramp(&self, rules: &HealthRules, now: Duration) -> u32 {
         let (Some(from), Some(whole)) = (self.ramp_from, rules.slow_start) else { return STEPS };
         let done = now.saturating_sub(from).as_millis() * u128::from(STEPS) / whole.as_millis().max(1);
@@ -577,7 +583,7 @@ impl Health {
         from.saturating_add(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
     }
 
-    /// Is its weight still growing? Ends the ramp when it is not.
+    /// Is its weight still growing? Ends the ramp if it is not.
     pub(super) fn is_ramping(&mut self, rules: &HealthRules, now: Duration) -> bool {
         if self.ramp_from.is_some() && self.ramp(rules, now) == STEPS {
             self.ramp_from = None;
@@ -585,7 +591,7 @@ impl Health {
         self.ramp_from.is_some()
     }
 
-    /// When the next probe is due; `None` while one is under way, or none is wanted.
+    /// When the next probe is due. `None` while one is running, or if none is wanted.
     pub(super) fn probe_at(&self) -> Option<Duration> {
         if self.in_flight.is_some() {
             return None;
@@ -594,7 +600,7 @@ impl Health {
         [ejection, self.doubt_at, self.check_at].into_iter().flatten().min()
     }
 
-    /// The probe that is due begins; its purpose and number. One that asks for a return goes first.
+    /// Starts the probe that is due; returns its purpose and number. A probe for a return goes first.
     pub(super) fn begin_probe(&mut self, now: Duration) -> (Purpose, u32) {
         let returning = self.ejection.as_ref().is_some_and(|ejection| ejection.probe_at <= now);
         let doubting = self.doubt_at.is_some_and(|at| at <= now);
@@ -604,7 +610,7 @@ impl Health {
             (false, false) => Purpose::Check,
         };
         if returning || doubting {
-            // Either tells whether it takes connections.
+            // Either purpose finds out whether it takes connections.
             (self.doubt_at, self.doubted_at) = (None, Some(now));
         }
         self.serial = self.serial.wrapping_add(1);
@@ -612,7 +618,7 @@ impl Health {
         (purpose, self.serial)
     }
 
-    /// The probe of this number came back.
+    /// The result of the probe with this number.
     pub(super) fn probed(
         &mut self,
         rules: &HealthRules,
@@ -647,7 +653,7 @@ impl Health {
             ProbeResult::Good => return self.come_back(rules, now),
             ProbeResult::Bad(why) => {
                 self.delay = (self.delay * 2).min(LAST_DELAY);
-                // It takes none any more: the next one that it takes is news.
+                // It takes no connections any more, so the next successful connect brings it back.
                 (ejection.why, ejection.closes) = (why, false);
             }
             ProbeResult::Unknown => {}
@@ -697,7 +703,7 @@ impl Health {
                 *why = text;
                 None
             }
-            // Of a channel that was never seen up, the first answer is believed.
+            // The first answer about a channel that was never seen up is believed.
             (ProbeResult::Bad(why), Checked::New | Checked::Up | Checked::Failing(..)) => {
                 self.checked = Checked::Down { since: now, why: why.clone(), successes: 0 };
                 self.ramp_from = None;
@@ -706,7 +712,7 @@ impl Health {
         }
     }
 
-    /// `weighs`: the policy of its group goes by shares, so that a growing one matters.
+    /// `weighs` says that the policy of its group uses shares, so that a growing share matters.
     pub(super) fn snapshot(&self, rules: &HealthRules, weighs: bool, now: Duration) -> HealthSnapshot {
         if let Some((since, why)) = &self.absence {
             let (state, why) = (HealthState::Down, Some(why.clone()));
@@ -734,17 +740,18 @@ impl Health {
     }
 }
 
-/// A tenth more or less, so that what was cut off together does not come back in step.
+/// Varies a span by up to a tenth in either direction, so that channels which failed together are not probed
+/// in step.
 fn jittered(span: Duration, random: &mut Random) -> Duration {
     span - span / 10 + share(span / 5, random)
 }
 
-/// No less than what [`jittered`] makes of it.
+/// At least the longest result of [`jittered`].
 fn longest(span: Duration) -> Duration {
     span.saturating_add(span / 10).saturating_add(Duration::from_nanos(1))
 }
 
-/// Somewhere between nothing and all of a span.
+/// A random part of a span.
 fn share(span: Duration, random: &mut Random) -> Duration {
     let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
     Duration::from_nanos(random.below(nanos.saturating_add(1)))

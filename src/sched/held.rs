@@ -1,13 +1,15 @@
-//! Slots of connections that another process still has: they count here, so that both together keep the limits.
+//! Slots for connections that another process still has: they count here, too, so that both processes
+//! together keep the limits.
 //!
-//! Knows: how many they are. Never: which connections, how they come.
+//! Knows: how many there are. Never: which connections, how they arrive.
 
 use std::sync::Arc;
 
 use super::lease::Slots;
 use super::{ChannelKey, Slot, Table};
 
-/// Connections of one channel that are counted here and are elsewhere. Dropping it gives all their slots back.
+/// Connections of one channel that count here but are in another process. Dropping the value gives back all
+/// their slots.
 #[derive(Debug)]
 pub struct HeldSlots {
     slots: Arc<Slots>,
@@ -15,7 +17,7 @@ pub struct HeldSlots {
 }
 
 impl HeldSlots {
-    /// Which channel has them.
+    /// The channel.
     pub fn key(&self) -> ChannelKey {
         self.slots.key()
     }
@@ -25,14 +27,14 @@ impl HeldSlots {
         self.count
     }
 
-    /// One of them is here now. `None`: none is left.
+    /// Turns one into a slot, since its connection has arrived. `None` if none is left.
     pub fn take(&mut self) -> Option<Slot> {
         self.count = self.count.checked_sub(1)?;
         Some(Slot::of(Arc::clone(&self.slots)))
     }
 
-    /// Only so many are left: the others have ended. As after the drop of a [`Slot`], a client in the queue may get
-    /// theirs.
+    /// Gives back slots of connections that have ended, so that `left` are left. As after dropping a
+    /// [`Slot`], a waiting client may get one.
     pub fn shrink_to(&mut self, left: u32) {
         let ended = self.count.saturating_sub(left);
         if ended > 0 {
@@ -49,16 +51,16 @@ impl Drop for HeldSlots {
 }
 
 impl Table {
-    /// Counts so many connections of a channel that are in another process, whatever the channel's limit. `None`: there never was
-    /// such a channel. One that retires and has none, after this, goes.
+    /// Counts connections of a channel that are in another process, whatever the channel's limit. `None` if
+    /// there never was such a channel. A retiring channel that has no connections after this is removed.
     pub fn hold(&mut self, key: ChannelKey, connections: u32) -> Option<HeldSlots> {
         let (slots, count) = self.occupy_beyond(key, connections)?;
         self.see_off(key);
         Some(HeldSlots { slots, count })
     }
 
-    /// A slot for a connection that is there already, whatever the channel's limit, state and health. It was counted in `totalc` when
-    /// it came. `None`: there never was such a channel.
+    /// A slot for a connection that already exists, whatever the channel's limit, state and health. `totalc`
+    /// counted it when it was made. `None` if there never was such a channel.
     pub fn slot(&mut self, key: ChannelKey) -> Option<Slot> {
         let (slots, count) = self.occupy_beyond(key, 1)?;
         (count > 0).then(|| Slot::of(slots))
@@ -71,7 +73,7 @@ impl Table {
         let slots = Arc::clone(&channel.slots);
         let count = slots.occupy_beyond(connections);
         if channel.retires {
-            // It goes with the last of them.
+            // A retiring channel is removed with the last of them.
             slots.watch();
         }
         group.refresh(number);

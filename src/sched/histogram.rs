@@ -1,4 +1,4 @@
-//! How many times something took how long, from the start on: counts that only grow.
+//! How often something took how long, since the start: counts that only grow.
 //!
 //! Knows: bounds, counts. Never: what took so long, clocks.
 
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use crate::handover::table::TimesRecord;
 
-/// Upper bounds of connect times, in milliseconds.
+/// Upper bounds for connect times, in milliseconds.
 pub(super) const CONNECT_MS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000];
-/// Upper bounds of how long connections last, in milliseconds.
+/// Upper bounds for the duration of connections, in milliseconds.
 pub(super) const LASTING_MS: [u64; 12] =
     [10, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 21_600_000, 86_400_000];
-/// Upper bounds of how long clients wait in line, in milliseconds.
+/// Upper bounds for waiting times in the wait queue, in milliseconds.
 pub(super) const WAIT_MS: [u64; 12] = [1, 10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000];
 
-/// Counts by upper bound. Counted without any lock.
+/// Counts by upper bound, kept without a lock.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    /// The last one is for what is above all bounds.
+    /// The last one counts what is above all bounds.
     counts: [AtomicU64; 13],
     micros: AtomicU64,
 }
@@ -31,7 +31,7 @@ impl Histogram {
         self.micros.fetch_add(micros, Relaxed);
     }
 
-    /// Adds what was counted elsewhere. What does not fit is of another version, and is left out.
+    /// Adds counts of another process. Counts with other bounds come from another version and are left out.
     pub(super) fn add_counted(&self, counts: &[u64], micros: u64) {
         if counts.len() == self.counts.len() {
             self.counts.iter().zip(counts).for_each(|(count, more)| _ = count.fetch_add(*more, Relaxed));
@@ -54,15 +54,15 @@ impl Histogram {
     }
 }
 
-/// How many times something took how long.
+/// How often something took how long.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Distribution {
-    /// Upper bounds, in milliseconds, in order.
+    /// Upper bounds in milliseconds, ascending.
     pub bounds_ms: &'static [u64],
-    /// How many times it took at most the bound and more than the one before; one more at the end for what is above all. Empty if
-    /// there were none.
+    /// For each bound, how often it took at most that long and longer than the bound before; then how often
+    /// it took longer than all bounds. Empty if nothing was counted.
     pub counts: Vec<u64>,
-    /// All together, in microseconds.
+    /// The sum of all times, in microseconds.
     pub micros: u64,
 }
 
@@ -79,14 +79,14 @@ impl Distribution {
         TimesRecord { counts: self.counts.clone(), micros: self.micros }
     }
 
-    /// What was counted since it was `before`.
+    /// What was counted since `before`.
     pub fn since(&self, before: &Self) -> Self {
         let had = before.counts.iter().copied().chain(std::iter::repeat(0));
         let counts = self.counts.iter().zip(had).map(|(now, had)| now.saturating_sub(had));
         Self { counts: counts.collect(), micros: self.micros.saturating_sub(before.micros), ..self.clone() }
     }
 
-    /// How many times.
+    /// How often in all.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -1,6 +1,6 @@
 //! The numbers of groups and channels.
 //!
-//! Knows: which numbers there can be. Never: which are given out.
+//! Knows: which numbers are possible. Never: which are in use.
 
 /// Groups are numbered 0..MAX_GROUPS.
 pub const MAX_GROUPS: usize = 65_535;
@@ -20,26 +20,27 @@ impl GroupId {
     pub fn new(n: usize) -> Option<Self> {
         if n < MAX_GROUPS { u16::try_from(n).ok().map(Self) } else { None }
     }
-    /// The number itself.
+    /// The number.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// Groups that follow each other, at least one: where a client may go.
+/// At least one consecutive group: where a client may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupRange {
-    /// The one that is tried first.
+    /// The group that is tried first.
     pub(super) first: GroupId,
-    /// The one that is tried last.
+    /// The group that is tried last.
     pub(super) last: GroupId,
 }
 
 impl GroupRange {
-    /// All there can be.
+    /// All possible groups.
     pub const ALL: Self = Self { first: GroupId::FIRST, last: GroupId::LAST };
 
-    /// From the group of this number on, up to the one before `next`, or all that follow. `None` if there can be none of these.
+    /// From the group `first` up to the one before `next`, or to the last. `None` if the range would be empty
+    /// or a number is impossible.
     pub fn new(first: usize, next: Option<usize>) -> Option<Self> {
         let last = match next {
             Some(next) => GroupId::new(next.checked_sub(1)?)?,
@@ -49,7 +50,7 @@ impl GroupRange {
         Some(Self { first, last })
     }
 
-    /// Is this group among them?
+    /// Is this group in the range?
     pub fn contains(self, group: GroupId) -> bool {
         self.first <= group && group <= self.last
     }
@@ -64,27 +65,27 @@ impl ChannelId {
     pub fn new(n: usize) -> Option<Self> {
         if n < MAX_CHANNELS { u16::try_from(n).ok().map(Self) } else { None }
     }
-    /// The number itself.
+    /// The number.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// Which channel of which group.
+/// A group and a channel in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChannelKey {
-    /// Its group.
+    /// The group.
     pub group: GroupId,
-    /// Its number in the group.
+    /// The channel's number in the group.
     pub channel: ChannelId,
 }
 
 impl ChannelKey {
-    /// `None` if there can be no such number.
+    /// `None` if one of the numbers is impossible.
     pub fn new(group: usize, channel: usize) -> Option<Self> {
         Some(Self { group: GroupId::new(group)?, channel: ChannelId::new(channel)? })
     }
-    /// `None` if there can be no such number.
+    /// `None` if the number is impossible.
     pub(super) fn of(group: GroupId, number: usize) -> Option<Self> {
         ChannelId::new(number).map(|channel| Self { group, channel })
     }

@@ -1,6 +1,7 @@
-//! The slots of one channel: who holds one, how a slot comes back, the bytes that moved.
+//! The slots of one channel: who holds one, how a slot is given back, the bytes moved.
 //!
-//! Knows: that a `Slot` is given back when it is dropped, from any thread. Never: groups, policies, admin states.
+//! Knows: that a `Slot` is given back when it is dropped, from any thread. Never: groups, policies, admin
+//! states.
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -12,62 +13,62 @@ use super::tally::{ChannelTally, Ended};
 use super::{Addresses, ChannelKey, DialCause, End};
 use crate::spec::{Address, ProxyVersion};
 
-/// An answer is not older than so many seconds if it was given "at the same time".
+/// How many seconds old an answer may be to count as given now.
 const LATELY: u32 = 10;
 
-/// Was it in one of the last seconds?
+/// Was it within the last [`LATELY`] seconds?
 fn is_lately(at: &AtomicU32, now: Duration) -> bool {
     let at = at.load(Relaxed);
     at > 0 && second_of(now).saturating_sub(at) <= LATELY
 }
 
-/// The number of a second of the instance, from 1.
+/// The number of a second since the start of the instance, counted from 1.
 fn second_of(now: Duration) -> u32 {
     u32::try_from(now.as_secs()).unwrap_or(u32::MAX).saturating_add(1)
 }
 
-/// How the first byte of a channel came, on one of its connections.
+/// How the first byte from a channel came on one of its connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FirstByte {
-    /// Later than it should have.
+    /// It came later than `--first-byte` allows.
     pub is_late: bool,
-    /// Before its client had said anything.
+    /// It came before the client had sent anything.
     pub is_unasked: bool,
 }
 
-/// One occupied slot of a channel. Dropping it is the only way the channel's connection count goes down, but for
-/// [`HeldSlots`](super::HeldSlots).
+/// One occupied slot of a channel. Apart from [`HeldSlots`](super::HeldSlots), dropping it is the only way in
+/// which the channel's connection count goes down.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<Slots>,
 }
 
 impl Slot {
-    /// One that is counted already.
+    /// A slot that is already counted.
     pub(super) fn of(slots: Arc<Slots>) -> Self {
         Self { slots }
     }
 
-    /// Which channel the slot belongs to.
+    /// The channel of the slot.
     pub fn key(&self) -> ChannelKey {
         self.slots.key
     }
 
-    /// Counts bytes moved client -> channel. `shard` is the caller's worker number (taken modulo the shards of the
-    /// table).
+    /// Counts bytes moved from client to channel. `shard` is the caller's worker number, taken modulo the
+    /// number of shards.
     pub fn add_sent(&self, shard: usize, bytes: u64) {
         self.slots.shard(shard).sent_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts bytes moved channel -> client.
+    /// Counts bytes moved from channel to client.
     pub fn add_rcvd(&self, shard: usize, bytes: u64) {
         self.slots.shard(shard).rcvd_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Its connection has brought a byte of the channel at this time of the instance.
+    /// Reports that the first byte from the channel arrived at time `now`.
     pub fn answered(&self, now: Duration, byte: FirstByte) {
         let slots = &self.slots;
-        // Plain loads first: workers share the line, and hardly ever is there anything to write.
+        // Plain loads first: workers share the cache line, and there is hardly ever anything to write.
         if slots.closes_early.load(Relaxed) {
             slots.closes_early.store(false, Relaxed);
         }
@@ -85,7 +86,7 @@ impl Slot {
         }
     }
 
-    /// Counts that its connection has ended, and how, after so long.
+    /// Counts that its connection has ended, how, and after which time.
     pub fn ended(&self, shard: usize, how: End, lasted: Duration) {
         self.slots.shard(shard).tally.ended(how, lasted);
     }
@@ -97,41 +98,42 @@ impl Drop for Slot {
     }
 }
 
-/// A slot and what its client needs to be connected to the channel.
+/// A slot, and what is needed to connect its client to the channel.
 #[derive(Debug)]
 pub struct Lease {
     slot: Slot,
     addresses: Addresses,
-    /// In which order they are tried; `None` = as they are listed.
+    /// The order in which the addresses are tried. `None`: as they are listed.
     order: Option<Arc<AddressOrder>>,
-    /// How often the channel had come back when the lease was taken.
+    /// The channel's number of returns when the lease was taken.
     returns: u32,
-    /// What goes in front of its client's bytes.
+    /// The PROXY header to send before the client's bytes.
     proxy: Option<ProxyVersion>,
 }
 
 impl Lease {
-    /// Which channel the slot belongs to.
+    /// The channel of the slot.
     pub fn key(&self) -> ChannelKey {
         self.slot.key()
     }
 
-    /// Its slot.
+    /// The slot.
     pub fn slot(&self) -> &Slot {
         &self.slot
     }
 
-    /// What a connected client needs of it.
+    /// Keeps only the slot, which is all that a connected client needs.
     pub fn into_slot(self) -> Slot {
         self.slot
     }
 
-    /// The channel's addresses, as they were when the lease was taken.
+    /// The channel's addresses when the lease was taken.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
 
-    /// The address to try as the `n`-th, from 0, for a client that came to this port: those that are known not to answer come last.
+    /// The `n`-th address to try, from 0, for a client that connected to the port `came_to`. Addresses that
+    /// are known not to answer come last. `None` if there is no `n`-th address.
     pub fn target(&self, n: usize, came_to: u16) -> Option<Address> {
         let at = match &self.order {
             Some(order) => usize::from(*order.list().get(n)?),
@@ -141,7 +143,8 @@ impl Lease {
         Some(if self.addresses.follow_clients() { target.with_port(came_to) } else { target })
     }
 
-    /// How many of the addresses from the `n`-th on are as likely to answer as it is, itself included: at least 1.
+    /// How many of the addresses from the `n`-th on, which is included, are as likely to answer as the
+    /// `n`-th; at least 1.
     pub fn alike_from(&self, n: usize) -> usize {
         let all = self.addresses.as_slice().len();
         let answering = self.order.as_ref().map_or(all, |order| order.answering());
@@ -149,18 +152,19 @@ impl Lease {
         end.saturating_sub(n).max(1)
     }
 
-    /// The PROXY header that the channel wanted in front of a client's bytes when the lease was taken.
+    /// The PROXY header that the channel wanted when the lease was taken. `None`: none.
     pub fn proxy(&self) -> Option<ProxyVersion> {
         self.proxy
     }
 
-    /// Tells a dial that began before the channel came back from one that began after.
+    /// Tells a dial that began before the channel returned from one that began after.
     pub(super) fn returns(&self) -> u32 {
         self.returns
     }
 }
 
-/// The bytes one worker moved, and what it counted. A cache line of its own, so that workers do not slow each other down.
+/// The bytes that one worker moved, and its counts. A cache line of its own, so that workers do not slow each
+/// other down.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard {
@@ -173,26 +177,26 @@ struct Shard {
 #[derive(Debug)]
 pub(super) struct Slots {
     key: ChannelKey,
-    /// Leases alive. Goes up with the table locked, goes down at any time.
+    /// Number of existing leases. It goes up only with the table locked, but may go down at any time.
     active: AtomicU32,
-    /// "The table holds this channel for full", or goes by its load: the next lease that ends must say so.
+    /// The table takes this channel for full, or uses its load: the next lease that ends must report it.
     full: AtomicBool,
     freed: Arc<Freed>,
-    /// A connection was closed at once, without a byte, and none has brought a byte since.
+    /// A connection was closed at once without a byte, and none has brought a byte since.
     closes_early: AtomicBool,
-    /// In which second of the instance a connection has brought a byte, counted from 1; 0 = none has.
+    /// The second of the instance, counted from 1, in which a connection last brought a byte; 0 if none has.
     answered_at: AtomicU32,
-    /// The same of a byte that was not late, ...
+    /// The same for a byte that was not late ...
     served_at: AtomicU32,
-    /// ... and of one that came before its client had said anything.
+    /// ... and for a byte that came before its client had sent anything.
     unasked_at: AtomicU32,
-    /// A client has waited for a byte for too long, and none has got one in time since.
+    /// A client has waited too long for a byte, and none has got one in time since.
     is_silent: AtomicBool,
     shards: Box<[Shard]>,
 }
 
 impl Slots {
-    /// `shards` = how many workers count bytes; 0 is taken for 1.
+    /// `shards` is the number of workers that count bytes; 0 is treated as 1.
     pub(super) fn new(key: ChannelKey, freed: Arc<Freed>, shards: usize) -> Self {
         let shards = std::iter::repeat_with(Shard::default).take(shards.max(1)).collect();
         Self {
@@ -229,27 +233,27 @@ impl Slots {
         Lease { slot: Slot { slots: Arc::clone(this) }, addresses, order, returns, proxy }
     }
 
-    /// Counts so many connections that are there already, whatever the limit, and answers how many: all but those that there
-    /// would be no numbers for. Call it with the table locked.
+    /// Counts connections that already exist, whatever the limit. Returns how many were counted: all, unless
+    /// the counter would overflow. Call it with the table locked.
     pub(super) fn occupy_beyond(&self, connections: u32) -> u32 {
         let counted = connections.min((u32::MAX / 2).saturating_sub(self.active()));
         self.active.fetch_add(counted, SeqCst);
         counted
     }
 
-    /// Is there a slot below `limit`? If not, the next lease that ends puts the channel on the list of freed ones. Call
-    /// it with the table locked (then no slot can be taken meanwhile, but leases may end).
+    /// Is there a slot below `limit`? If not, the next lease that ends adds the channel to the list of freed
+    /// channels. Call it with the table locked: then no slot can be taken meanwhile, but leases may end.
     ///
-    /// The race: a lease may end just while we decide. We raise `full` first and look at `active` again; `release`
-    /// lowers `active` first and looks at `full` then. All four accesses are sequentially consistent, so they cannot
-    /// both see the old value of the other: either we see the slot that came back, or it sees the flag, or both
-    /// happen, and then the channel stands on the list needlessly, which is harmless because whoever reads the list
-    /// asks here again.
+    /// The race: a lease may end just while this is decided. This function sets `full` first and then reads
+    /// `active` again; `release` lowers `active` first and then reads `full`. All four accesses are
+    /// sequentially consistent, so they cannot both see the old value. Either this function sees the slot
+    /// that came back, or the lease sees the flag, or both. In the last case the channel is listed
+    /// needlessly, which is harmless, because the reader of the list calls this function again.
     pub(super) fn has_room(&self, limit: u32) -> bool {
         self.has_room_while(limit, || ())
     }
 
-    /// The same, with a place for a test to end leases at the worst moment.
+    /// The same, with a hook for tests that end leases at the worst moment.
     fn has_room_while(&self, limit: u32, meanwhile: impl FnOnce()) -> bool {
         if self.active.load(SeqCst) < limit {
             return true;
@@ -263,12 +267,12 @@ impl Slots {
         false
     }
 
-    /// Has it answered clients, and closed none at once since?
+    /// Has it answered clients, and closed no connection at once since?
     pub(super) fn answers(&self) -> bool {
         self.answered_at.load(Relaxed) > 0 && !self.closes_early.load(Relaxed)
     }
 
-    /// Has it done so within the last seconds?
+    /// Has it answered clients within the last seconds, and closed no connection at once since?
     pub(super) fn answers_now(&self, now: Duration) -> bool {
         self.answers() && is_lately(&self.answered_at, now)
     }
@@ -278,37 +282,39 @@ impl Slots {
         self.answers() && !self.is_silent.load(Relaxed) && is_lately(&self.served_at, now)
     }
 
-    /// The same of clients that had said nothing.
+    /// The same for clients that had sent nothing.
     pub(super) fn speaks_first(&self, now: Duration) -> bool {
         self.serves_now(now) && is_lately(&self.unasked_at, now)
     }
 
-    /// A client has waited for a byte for too long. `true` = the first since one got its byte in time.
+    /// A client has waited too long for a byte. `true` if it is the first since a client got its byte in
+    /// time.
     pub(super) fn fell_silent(&self) -> bool {
         !self.is_silent.swap(true, Relaxed)
     }
 
-    /// A connection was closed at once, without a byte. `true` = the first since one brought a byte.
+    /// A connection was closed at once without a byte. `true` if it is the first since a connection brought a
+    /// byte.
     pub(super) fn closed_early(&self) -> bool {
         !self.closes_early.swap(true, Relaxed)
     }
 
-    /// What it closed before is forgotten.
+    /// Forgets connections that were closed at once, and clients that waited too long.
     pub(super) fn forgive(&self) {
         self.closes_early.store(false, Relaxed);
         self.is_silent.store(false, Relaxed);
     }
 
-    /// From here on the next lease that ends puts the channel on the list of freed ones. To be called before `active` is
-    /// looked at, with the table locked.
+    /// Makes the next lease that ends add the channel to the list of freed channels. Call it with the table
+    /// locked, before `active` is read.
     pub(super) fn watch(&self) {
         self.full.store(true, SeqCst);
     }
 
-    /// So many slots come back.
+    /// Gives back this many slots.
     pub(super) fn release(&self, slots: u32) {
         self.active.fetch_sub(slots, SeqCst);
-        // The plain load first: of a channel that is not full nobody should have to write the flag.
+        // A plain load first, so that leases of a channel that is not full do not write the flag.
         if self.full.load(SeqCst) && self.full.swap(false, SeqCst) {
             self.freed.push(self.key);
         }
@@ -318,7 +324,7 @@ impl Slots {
         &self.shards[number % self.shards.len()]
     }
 
-    /// Sent and rcvd of all workers.
+    /// Sent and received bytes of all workers.
     pub(super) fn bytes(&self) -> (u64, u64) {
         self.shards.iter().fold((0, 0), |(sent, rcvd), shard| {
             (
@@ -328,7 +334,8 @@ impl Slots {
         })
     }
 
-    /// Adds what was moved elsewhere. If the channel has answered there, it has answered.
+    /// Adds bytes moved in another process. If the channel has sent bytes there, it counts as having
+    /// answered.
     pub(super) fn add_bytes(&self, sent_bytes: u64, rcvd_bytes: u64) {
         if rcvd_bytes > 0 {
             self.answered_at.fetch_max(1, Relaxed);
@@ -345,40 +352,42 @@ impl Slots {
         }
     }
 
-    /// A connect was answered after so long. With the table locked, so that one place is enough for it.
+    /// Counts a successful connect and the time it took. The table is locked, so one shard is enough.
     pub(super) fn connected(&self, took: Duration) {
         self.shard(0).tally.connected(took);
     }
 
-    /// It could not be connected to. With the table locked, too.
+    /// Counts a failed connect. The table is locked here, too.
     pub(super) fn failed(&self, cause: DialCause) {
         self.shard(0).tally.failed(cause);
     }
 
-    /// Another channel has answered its client first. With the table locked, too.
+    /// Counts a connect that was given up because another channel answered first. The table is locked here,
+    /// too.
     pub(super) fn outrun(&self, has_answered: bool) {
         self.shard(0).tally.outrun(has_answered);
     }
 
-    /// What all workers have counted of its connections.
+    /// What all workers have counted about its connections.
     pub(super) fn ended(&self) -> Ended {
         let mut all = Ended::default();
         self.shards.iter().for_each(|shard| shard.tally.add_to(&mut all));
         all
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds what another process counted.
     pub(super) fn add_ended(&self, ended: &Ended) {
         self.shard(0).tally.add_counted(ended);
     }
 }
 
-/// Channels that were full and got a slot back. Leases write it without the table's lock, the next pick reads it.
+/// Channels that were full and got a slot back. Leases write it without the table's lock; the next pick reads
+/// it.
 #[derive(Debug, Default)]
 pub(super) struct Freed {
     list: Mutex<Vec<ChannelKey>>,
-    /// Is there anything in `list`? Changed only with `list` locked; looked at without. Sequentially consistent, because
-    /// the line of waiting clients relies on it: see `Line`.
+    /// Is `list` not empty? Changed only with `list` locked, read without. Sequentially consistent, because
+    /// the wait queue relies on it: see `Line`.
     any: AtomicBool,
 }
 
@@ -389,7 +398,7 @@ impl Freed {
         self.any.store(true, SeqCst);
     }
 
-    /// Moves the list into `out`, which comes empty. Costs one load if there is nothing.
+    /// Moves the list into `out`, which must be empty. Costs one load if there is nothing.
     pub(super) fn drain_into(&self, out: &mut Vec<ChannelKey>) {
         debug_assert!(out.is_empty());
         if !self.any.load(SeqCst) {

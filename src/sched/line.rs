@@ -1,11 +1,12 @@
-//! Clients that wait for a slot, in the order in which they came, and who of them is the first for a channel.
+//! The wait queue: clients that wait for a slot in the order in which they came, and which of them is the
+//! first for a channel.
 //!
-//! Knows: tickets, whose walk each is, which channels each may not or may only have. Never: which channels have room, how
-//! long anybody has waited, which worker has them.
+//! Knows: tickets, the walk of each client, which channels each must not use or may only use. Never: which
+//! channels have room, how long anyone has waited, which worker has them.
 //!
-//! What a client waits for is said by the channels that it has tried in vain and, in groups where a client may have one
-//! channel only, by that one. Both are indexed, so that neither a newcomer nor a slot that comes free costs a look at
-//! each place: nobody who cannot take a channel is asked twice about it.
+//! What a client waits for is determined by the channels that it has tried without success and, in groups
+//! where a client may use only one channel, by that one. Both are indexed, so neither a newcomer nor a freed
+//! slot needs a look at every place: no client that cannot use a channel is asked about it twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -14,10 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{ChannelKey, GroupRange, Route};
 
-/// So many may wait for paused channels where nobody said how many may wait.
+/// Maximum number of clients that wait for paused channels if no `--queue` is given.
 const MOST_IN_PAUSE: usize = 10_000;
 
-/// A place in the line. Places are never reused.
+/// A place in the wait queue. Places are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
@@ -25,41 +26,42 @@ pub struct Ticket(u64);
 pub(super) struct Waiter {
     pub(super) tag: u64,
     pub(super) route: Route,
-    /// The only channels that it may have of groups where that is one each.
+    /// The only channel that it may use in each group where that is one.
     homes: Box<[ChannelKey]>,
 }
 
-/// The line of an instance.
+/// The wait queue of an instance.
 ///
-/// Whoever gives a slot back looks at `count` afterwards, and whoever gets in line raises `count` and looks for free slots
-/// afterwards. All of these accesses are sequentially consistent, so one of the two sees the other, and no client waits
-/// beside a free slot.
+/// A thread that gives a slot back reads `count` afterwards. A client that joins the queue raises `count` and
+/// looks for free slots afterwards. All these accesses are sequentially consistent, so one of the two sees
+/// the other, and no client waits beside a free slot.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// `None` = nobody waits but for paused channels.
+    /// `None`: clients may wait only for paused channels.
     limit: Option<NonZeroU32>,
     waiters: BTreeMap<Ticket, Waiter>,
     next: u64,
     count: Arc<AtomicUsize>,
-    /// For each channel that is the only one of its group for some: who they are.
+    /// For each channel that is the only possible one of its group for some clients: those clients.
     homes: BTreeMap<ChannelKey, BTreeSet<Ticket>>,
-    /// By where they may go: how many they are.
+    /// How many clients may go to each range of groups.
     within: BTreeMap<GroupRange, usize>,
-    /// For each channel that failed for some of those in line: how many they are.
+    /// For each channel that failed for some waiting clients: how many they are.
     tried: BTreeMap<ChannelKey, u32>,
-    /// For such channels: how far the line was searched.
+    /// For such channels: how far the queue was searched.
     searched: BTreeMap<ChannelKey, Searched>,
-    /// No member, since somebody first got in line, has tried more channels than so many.
+    /// No client, since the queue was last empty, has tried more channels than this.
     most_tried: usize,
 }
 
-/// How far the line was searched for somebody who may have a channel and has not tried it. Everybody who was passed over once would be
-/// passed over again.
+/// How far the queue was searched for a client that may use a channel and has not tried it. A client that was
+/// passed over would be passed over again.
 #[derive(Debug, Default)]
 struct Searched {
-    /// Everybody before this place has tried it, or may not have it, but for `behind`.
+    /// Every client before this place has tried the channel or may not use it, except those in `behind`.
     to: Ticket,
-    /// Those who came back to a place before that and may have it. May hold places that were left since.
+    /// Clients that came back to an earlier place and may use the channel. May contain places that were left
+    /// since.
     behind: BTreeSet<Ticket>,
 }
 
@@ -78,28 +80,29 @@ impl Line {
         }
     }
 
-    /// The number of the place that is given out next.
+    /// The number of the next place.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
 
-    /// Places below this one were given out elsewhere.
+    /// Reserves the places below `next`, which another process gave out.
     pub(super) fn begin_at(&mut self, next: u64) {
         self.next = next;
     }
 
-    /// The place of this number, for one who had it in another process. `None`: it never was given out, or is taken.
+    /// The place with this number, for a client that had it in another process. `None` if it was never given
+    /// out or is taken.
     pub(super) fn place(&self, number: u64) -> Option<Ticket> {
         let ticket = Ticket(number);
         (number < self.next && !self.waiters.contains_key(&ticket)).then_some(ticket)
     }
 
-    /// A place behind all others.
+    /// A place after all others.
     pub(super) fn last_place(&self) -> Ticket {
         Ticket(self.next)
     }
 
-    /// How many may wait from now on. Those who wait already stay.
+    /// Sets how many clients may wait. Clients that already wait stay.
     pub(super) fn set_limit(&mut self, limit: Option<NonZeroU32>) {
         self.limit = limit;
     }
@@ -108,7 +111,7 @@ impl Line {
         self.limit.is_some_and(|limit| self.waiters.len() < limit.get() as usize)
     }
 
-    /// For one more who waits for a paused channel?
+    /// Is there room for one more client that waits for a paused channel?
     pub(super) fn has_room_in_pause(&self) -> bool {
         self.waiters.len() < self.limit.map_or(MOST_IN_PAUSE, |limit| limit.get() as usize)
     }
@@ -121,8 +124,8 @@ impl Line {
         self.waiters.len()
     }
 
-    /// `homes`: of each group where the client may have one channel only, that one, unless it was tried. `before`: the
-    /// place that the client had, if its turn had come and got it nothing.
+    /// Adds a client. `homes` has, for each group where the client may use only one channel, that channel,
+    /// unless it was tried. `before` is the place that the client had, if its turn came and got it nothing.
     pub(super) fn enter(
         &mut self,
         tag: u64,
@@ -180,7 +183,7 @@ impl Line {
         Some(waiter)
     }
 
-    /// Clients may map to other channels than before: `homes_of` says to which.
+    /// Updates which channels clients map to, as `homes_of` says.
     pub(super) fn settle(&mut self, mut homes_of: impl FnMut(&Route) -> Vec<ChannelKey>) {
         self.homes.clear();
         for (&ticket, waiter) in &mut self.waiters {
@@ -202,12 +205,12 @@ impl Line {
         }
     }
 
-    /// The first one whose only channel of its group this is.
+    /// The first client for which this is the only possible channel of its group.
     pub(super) fn first_at_home(&self, channel: ChannelKey) -> Option<Ticket> {
         self.homes.get(&channel)?.first().copied()
     }
 
-    /// The first one who may have this channel and has not tried it.
+    /// The first client that may use this channel and has not tried it.
     pub(super) fn first_untried(&mut self, channel: ChannelKey) -> Option<Ticket> {
         let may_have = self.untried(channel);
         if may_have == self.waiters.len() {
@@ -229,25 +232,26 @@ impl Line {
         Some(ticket)
     }
 
-    /// How many could take a slot of this channel, the only one of its group for some (`is_home`) or one of several.
+    /// How many clients could take a slot of this channel. `is_home` says that clients may use only one
+    /// channel of its group.
     pub(super) fn waiting_for(&self, channel: ChannelKey, is_home: bool) -> usize {
         if is_home { self.homes.get(&channel).map_or(0, BTreeSet::len) } else { self.untried(channel) }
     }
 
-    /// How many may have this channel, as far as groups go, and have not tried it.
+    /// How many clients may go to this channel's group and have not tried the channel.
     fn untried(&self, channel: ChannelKey) -> usize {
         let there = self.within.iter().filter(|(within, _)| within.contains(channel.group));
         let all: usize = there.map(|(_, count)| count).sum();
-        // Whoever has tried it may go there.
+        // Every client that has tried it may also go there.
         all.saturating_sub(self.tried.get(&channel).map_or(0, |&count| count as usize))
     }
 
-    /// May everybody in line go to the same groups, all that there are?
+    /// May every waiting client go to all groups?
     pub(super) fn are_alike(&self) -> bool {
         self.within.keys().all(|within| *within == GroupRange::ALL)
     }
 
-    /// Nobody in line has tried more channels than so many.
+    /// No waiting client has tried more channels than this.
     pub(super) fn most_tried(&self) -> usize {
         self.most_tried
     }
@@ -256,12 +260,12 @@ impl Line {
         self.waiters.get_mut(&ticket)
     }
 
-    /// The first place from this one on.
+    /// The first occupied place from this one on.
     pub(super) fn first_from(&self, ticket: Ticket) -> Option<Ticket> {
         self.waiters.range(ticket..).next().map(|(&ticket, _)| ticket)
     }
 
-    /// How many wait, for those who have not locked the table.
+    /// The number of waiting clients, for code that has not locked the table.
     pub(super) fn count(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.count)
     }
@@ -276,7 +280,7 @@ impl Default for Ticket {
 impl Ticket {
     pub(super) const FIRST: Self = Self(0);
 
-    /// Places are served in the order of their numbers.
+    /// The number of the place. Places are served in the order of their numbers.
     pub fn number(self) -> u64 {
         self.0
     }

@@ -1,13 +1,13 @@
-//! The channels of a group in order of their load: connections for their share.
+//! The channels of a group in order of their load: connections relative to their share.
 //!
-//! Knows: loads as they were told. Never: channels, when a load changes.
+//! Knows: loads as they were reported. Never: channels, when a load changes.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::bits::Tried;
 
-/// Connections for a share; the smaller, the better.
+/// Connections relative to a share; less is better.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Load {
     pub(super) active: u32,
@@ -36,16 +36,17 @@ impl PartialEq for Load {
 
 impl Eq for Load {}
 
-/// Finds the least loaded in O(log n). A load that is told late is wrong until then; see `Slots::watch`.
+/// Finds the least loaded channel in O(log n). A load is wrong until a change is reported; see
+/// `Slots::watch`.
 #[derive(Debug, Default)]
 pub(super) struct Loads {
     order: BTreeSet<(Load, u16)>,
-    /// What stands in `order`, by number.
+    /// The loads in `order`, by channel number.
     known: Vec<Option<Load>>,
 }
 
 impl Loads {
-    /// Tells the load of a channel, or that it is not available.
+    /// Sets the load of a channel. `None`: it is not available.
     pub(super) fn set(&mut self, number: usize, load: Option<Load>) {
         let Ok(short) = u16::try_from(number) else { return };
         if self.known.len() <= number {
@@ -59,11 +60,11 @@ impl Loads {
         }
     }
 
-    /// The least loaded that was not tried; of several the first from `from` on, going round.
+    /// The least loaded channel that was not tried; of several, the first from `from` on, wrapping around.
     pub(super) fn least(&self, from: u16, tried: &Tried) -> Option<usize> {
         let untried = |&&(_, number): &&(Load, u16)| !tried.contains(usize::from(number));
         let &(least, first) = self.order.iter().find(untried)?;
-        // All with this load stand side by side, in order of their numbers.
+        // All channels with this load are adjacent, in order of their numbers.
         let later = self.order.range((least, from)..).find(untried);
         let number = later.filter(|(load, _)| *load == least).map_or(first, |&(_, number)| number);
         Some(usize::from(number))

@@ -1,21 +1,22 @@
-//! Clients that were lost before they had a channel, counted by why.
+//! Counts of clients that were lost before they had a channel, by reason.
 //!
 //! Knows: counters. Never: which client it was, who counts.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a client gets no channel (the most telling reason met on its walk). In order of how much they tell, but for `Full`: a
-/// full channel that the client may have tells more than those that failed.
+/// Why a client gets no channel: the most informative reason met on its walk. The reasons are in order of how
+/// much they say, except `Full`: a full channel that the client may use says more than channels that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NoChannel {
     /// There is no channel at all.
     Empty,
-    /// Channels exist, none is enabled.
+    /// There are channels, but none is enabled.
     Disabled,
-    /// Enabled channels exist, none is up.
+    /// There are enabled channels, but none is up.
     Down,
-    /// Channels are up that did not fail, all at their maxc: with room in one of them the client would have been served.
+    /// Some channels are up and did not fail, but all are at their maxc: with room in one of them the client
+    /// would have been served.
     Full,
     /// Every usable channel was tried and failed.
     Failed,
@@ -24,41 +25,41 @@ pub enum NoChannel {
 /// Why a client was lost before it had a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loss {
-    /// Its walk came to nothing.
+    /// Its walk found no channel.
     NoChannel(NoChannel),
-    /// It could have waited, but as many did as may.
+    /// The wait queue was full.
     QueueFull,
-    /// It waited for as long as one may.
+    /// It waited for `--queue-timeout`.
     QueueTimeout,
-    /// It waited for a paused channel for as long as one may.
+    /// It waited for a paused channel for `--pause-timeout`.
     PauseTimeout,
-    /// It went away by itself.
+    /// It left by itself.
     Left,
-    /// By an error of our own.
+    /// An error on balance's side.
     Ours,
-    /// What it had to say first was not said, or not as agreed.
+    /// What it sent before it could have a channel was invalid or incomplete.
     BadGreeting(BadGreeting),
-    /// What it had to say first was not said for as long as one may take.
+    /// It did not send within `--greeting-timeout` what balance has to read first.
     GreetingTimeout,
-    /// No channel is for what it asks for.
+    /// No group serves what it asks for.
     NotServed,
     /// Its channel does not speak TLS, which the client was promised.
     NoTls,
 }
 
-/// What is wrong with what a client says first.
+/// What is wrong with the first bytes of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BadGreeting {
-    /// A header was to come, and something else did.
+    /// A PROXY header was required, and something else came.
     NoHeader,
-    /// A header has begun, and is none.
+    /// A PROXY header began, but is invalid.
     Malformed,
-    /// It has ended in the middle.
+    /// The client ended in the middle.
     CutShort,
 }
 
 impl Loss {
-    /// All there are.
+    /// All reasons.
     pub const ALL: [Self; 16] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
@@ -117,7 +118,7 @@ impl fmt::Display for Loss {
     }
 }
 
-/// How many clients were lost for which reason. Counted without the table's lock.
+/// How many clients were lost for each reason. Counted without the table's lock.
 #[derive(Debug, Default)]
 pub(super) struct Losses([AtomicU64; Loss::ALL.len()]);
 
@@ -126,7 +127,8 @@ impl Losses {
         self.0[why.index()].fetch_add(1, Relaxed);
     }
 
-    /// Adds what a predecessor has counted, by the words for why. It may have had reasons that there are none of here.
+    /// Adds a predecessor's counts, which are named by their words. Reasons that are unknown here are
+    /// skipped.
     pub(super) fn add(&self, record: &[(String, u64)]) {
         for (word, count) in record {
             if let Some(why) = Loss::ALL.into_iter().find(|why| why.to_string() == *word) {
@@ -135,7 +137,7 @@ impl Losses {
         }
     }
 
-    /// Those reasons that there were clients for.
+    /// The reasons with a count above 0.
     pub(super) fn snapshot(&self) -> Vec<(Loss, u64)> {
         let all = Loss::ALL.map(|why| (why, self.0[why.index()].load(Relaxed)));
         all.into_iter().filter(|&(_, count)| count > 0).collect()

@@ -1,7 +1,7 @@
-//! A word that stands for a set of channels, and a channel that is there for such a word.
+//! A word that stands for a set of channels, and the link from a channel to such a word.
 //!
-//! Knows: who belongs to whom, what operators decided about those that are not there now. Never: what a resolver says, when channels come
-//! and go.
+//! Knows: which channel belongs to which word, what operators decided about channels that do not exist now.
+//! Never: what a resolver says, when channels are added and removed.
 //! Source: docs/names.md.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,33 +10,33 @@ use std::num::NonZeroU32;
 use super::snapshot::{ChannelSnapshot, DecidedMember, FamilySnapshot};
 use super::{AdminState, ChannelKey, GroupId, Weight};
 
-/// What one of a set is known by, whatever number it has: its host and its port.
+/// Identifies a member of a set whatever its number: its host and its port.
 pub(super) type MemberName = (String, u16);
 
 /// A word that stands for a set of channels.
 #[derive(Debug, Default)]
 pub(super) struct WordHead {
-    /// They, but for those that retire.
+    /// Its channels, except retiring ones.
     pub(super) members: BTreeSet<ChannelKey>,
-    /// Those of them that the name does not have any more, and that go as soon as that leaves another one.
+    /// Those of them that the name no longer has. They are removed as soon as another usable channel is left.
     pub(super) leaving: BTreeSet<ChannelKey>,
-    /// What operators decided about some that are not there now, or are to stay away.
+    /// What operators decided about members that do not exist now, or must stay removed.
     pub(super) decided: BTreeMap<MemberName, MemberDecision>,
-    /// Those that are not there now, or about to go, under the numbers that they have again if they come back: one in each group that
-    /// they were in.
+    /// Members that were or are being removed, with the numbers that they get again if they return: one for
+    /// each group that they were in.
     pub(super) gone: BTreeMap<(MemberName, GroupId), ChannelKey>,
-    /// There was no number left for one.
+    /// A member could not be added because no number was left.
     pub(super) is_short: bool,
 }
 
-/// What an operator decided about one of a set.
+/// What an operator decided about a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MemberDecision {
     pub(super) state: AdminState,
     pub(super) maxc: Option<NonZeroU32>,
     /// `None`: what the word or the record says.
     pub(super) weight: Option<Weight>,
-    /// It was taken away, and does not come back as long as the name has it.
+    /// An operator removed it, and it does not return as long as the name has it.
     pub(super) removed: bool,
 }
 

@@ -1,10 +1,12 @@
-//! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the line of those who wait.
+//! Which channel does a client get? Groups, policies, hashing, limits, health, failover, the wait queue.
 //!
-//! Pure: no socket, no file, no clock, no environment, no randomness but from a seed. Everything here can be tested without
-//! a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`; `health`, `reach`, `naming`, `end`, `cause`, `tally` (with `histogram`), `lease`, `membership`, `channel`; `group`
-//! (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`, `route`; `line`, `changes`; `table` (with `agenda`),
-//! and what else is done with it: `serving`, `attempts`, `probing`, `edits`, `moving`, `family`, `survey`, `shared`;
-//! `rule_set`, `denials`, `client_limits` and `gate`: who is let in; `record` and `held` for whoever takes the place of another process.
+//! Pure: no socket, no file, no clock, no environment, no randomness except from a seed. Everything here can
+//! be tested without a thread; time is an argument. Reading order: `key`, `addresses`, `peers`, `rules`;
+//! `health`, `reach`, `naming`, `end`, `cause`, `tally` (with `histogram`), `lease`, `membership`, `channel`;
+//! `group` (with `bits`, `stride`, `loads`, `totals`, `ramps`, `news` and `rendezvous` by `seat`), `pick`,
+//! `route`; `line`, `changes`; `table` (with `agenda`), and what else is done with it: `serving`, `attempts`,
+//! `probing`, `edits`, `moving`, `family`, `survey`, `shared`; `rule_set`, `denials`, `client_limits` and
+//! `gate`: who is let in; `record` and `held` for a process that takes over from another one.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod addresses;

@@ -1,7 +1,7 @@
 //! What a resolver's answer changes in a table that clients use.
 //!
-//! Knows: which addresses stay, come and leave, that a name which is gone costs nobody the last channel. Never: who asks a resolver, when,
-//! whether an answer is to be believed (that is `names`').
+//! Knows: which addresses stay, are added and are removed, that a name without addresses never costs anyone
+//! the last channel. Never: who asks a resolver, when, whether an answer is to be believed (`names` decides).
 //! Source: docs/names.md.
 
 use std::collections::BTreeSet;
@@ -16,23 +16,23 @@ use super::{
 };
 use crate::spec::{Address, FamilyKind};
 
-/// What a channel says whose name nobody has looked up yet.
+/// The reason shown for a channel whose name could not be looked up yet.
 const NOT_YET: &str = "its name has no address yet";
 
-/// The addresses of a channel that has others now.
+/// How the addresses of a channel changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressesMoved {
-    /// Which one.
+    /// The channel.
     pub channel: ChannelKey,
-    /// All that it has now.
+    /// All its addresses now.
     pub now: Vec<Address>,
-    /// Those of them that it had not.
+    /// The new ones among them.
     pub added: Vec<Address>,
-    /// Those that it has no more.
+    /// The addresses that were removed.
     pub left: Vec<Address>,
-    /// Its name had been believed to have none, or nobody knew any.
+    /// Its name was believed to have no address, or none was known.
     pub returned: bool,
-    /// The only one that is left is known not to answer.
+    /// The only address that is left is known not to answer, so the channel is ejected.
     pub ejected: Option<Transition>,
 }
 
@@ -44,7 +44,8 @@ impl AddressesMoved {
 }
 
 impl Channel {
-    /// It has the addresses of another name, or others of its own, found just now.
+    /// Resets what is known about its name: the channel has another name, or addresses that were found just
+    /// now.
     pub(super) fn begin_naming(&mut self, now: Duration) {
         let answered = self.addresses.is_known().then_some(now);
         self.naming = self.addresses.name().map(|_| Box::new(Naming { answered, failing: None }));
@@ -57,7 +58,8 @@ impl Channel {
         }
     }
 
-    /// Its addresses are those that its name has now, some of which it had before: for each of them where it was among those.
+    /// The addresses were replaced by those that its name has now. `places` says for each one its index among
+    /// the old addresses, if it was there.
     fn carry(
         &mut self,
         places: &[Option<usize>],
@@ -77,11 +79,11 @@ impl Channel {
         if places.contains(&None) {
             self.unanswered = false;
             if !self.health.is_up() {
-                // One that is new may be well.
+                // A new address may be in order.
                 self.health.begin_anew(rules, now, random);
             }
             if let (Some(why), Some(at), Some(reach)) = (was_out, place_of(0), &mut self.reach) {
-                // Behind the others, until a probe finds otherwise.
+                // It is tried after the others until a probe succeeds.
                 reach.failed(at, Purpose::Return, now, &why, now, random);
             }
             return None;
@@ -92,7 +94,7 @@ impl Channel {
 }
 
 impl Table {
-    /// A channel has failed whose name may mean other addresses by now.
+    /// Notes that a channel failed whose name may have other addresses by now.
     pub(super) fn doubt(&mut self, key: ChannelKey) {
         let Some(channel) = self.get(key) else { return };
         let member = channel.member.as_ref().map(|member| member.head);
@@ -100,15 +102,16 @@ impl Table {
         self.doubts.extend(named.into_iter().chain(member));
     }
 
-    /// The names of channels that have failed since this was asked last.
+    /// The names of channels that have failed since the last call.
     pub fn take_doubts(&mut self) -> BTreeSet<String> {
         let doubts = std::mem::take(&mut self.doubts);
         let names = doubts.iter().filter_map(|&key| self.get(key)?.addresses.name());
         names.map(str::to_owned).collect()
     }
 
-    /// So many channels from this one on, where it goes on afterwards, and of those whose host is a name what they have now. One that
-    /// was taken away is not looked up any more.
+    /// Looks at `most` channels from `from` on. Returns those whose host is a name, with their present
+    /// addresses, and where to go on. Retiring channels are skipped, since their names are no longer looked
+    /// up.
     pub fn named(&self, from: ChannelKey, most: usize) -> (Vec<(ChannelKey, Addresses)>, Option<ChannelKey>) {
         let mut found = Vec::new();
         let mut left = most;
@@ -127,7 +130,8 @@ impl Table {
         (found, None)
     }
 
-    /// A resolver says these addresses for the name of a channel; their ports do not matter. What that changes.
+    /// Applies a resolver's answer for the name of a channel; the ports in `found` are ignored. Returns what
+    /// changed.
     pub fn name_found(&mut self, key: ChannelKey, name: &str, found: &[Address]) -> Option<AddressesMoved> {
         let (rules, now) = (self.rules.health, self.now);
         let before = self.has_name(key, name)?.clone();
@@ -143,20 +147,21 @@ impl Table {
         });
         let returned = returned.ok()?;
         let moved = self.readdress(key, before.listing(list)).ok()?;
-        // It may have had no probes, since it had no address.
+        // Without an address it may have had no probes.
         self.schedule(key);
         let same = || AddressesMoved { now: before.as_slice().to_vec(), ..AddressesMoved::none(key) };
         let moved = moved.or_else(|| returned.then(same));
         moved.map(|moved| AddressesMoved { returned, ..moved })
     }
 
-    /// No resolver says any address for the name of a channel, which changes nothing but what is told of it.
+    /// Notes that no resolver gives an address for the name of a channel. That changes only what is shown
+    /// about it.
     pub fn name_failed(&mut self, key: ChannelKey, name: &str, why: &str) {
         let now = self.now;
         if self.has_name(key, name).is_none() {
             return;
         }
-        // It exists: it was just looked at.
+        // This cannot fail, since the channel was just looked up.
         let _ = self.edit(key, |channel| {
             let naming = channel.naming.get_or_insert_default();
             let since = naming.failing.as_ref().map_or(now, |&(since, _)| since);
@@ -164,8 +169,9 @@ impl Table {
         });
     }
 
-    /// A name has no address any more, and that is to be believed. Those of its channels to which that is new, and which no client gets
-    /// from now on while there is another; none where none of the others is up that the same clients may have.
+    /// A name has no address any more, which was confirmed. Returns those of its channels that were not
+    /// marked so before; they get no clients from now on while another channel is up. In a range of groups
+    /// where no other channel is up, nothing changes.
     pub fn name_gone(&mut self, keys: &[ChannelKey], name: &str, why: &str) -> Vec<ChannelKey> {
         let keys = self.of_the_same(keys);
         let ranges = self.ranges().into_iter();
@@ -204,8 +210,9 @@ impl Table {
         Some(&channel.addresses).filter(|addresses| addresses.name() == Some(name))
     }
 
-    /// Gives a channel the addresses that its name has now; `None`: it has them already. They are a set: it keeps the order that it
-    /// has, and what is known of those that stay. Leases taken before keep the old ones.
+    /// Gives a channel the addresses that its name has now; `None` if it has them already. They are treated
+    /// as a set: the channel keeps its order, and what is known about addresses that stay. Leases taken
+    /// before keep the old list.
     ///
     /// # Errors
     /// `UnknownChannel`.

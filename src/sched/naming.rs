@@ -1,6 +1,7 @@
-//! What is known of the name of a channel.
+//! What is known about the name of a channel.
 //!
-//! Knows: when it was answered, since when it fails. Never: which addresses it has, who asks a resolver.
+//! Knows: when it was last answered, since when lookups fail. Never: which addresses it has, who asks a
+//! resolver.
 //! Source: docs/names.md.
 
 use std::time::Duration;
@@ -9,27 +10,28 @@ use super::{Addresses, seat};
 use crate::handover::table::NamingRecord;
 
 impl Addresses {
-    /// The host, if it is a name that may mean other addresses tomorrow. That of an address is none, nor are the old spellings of one.
+    /// The host, if it is a name that may have other addresses later. `None` for an address, including one in
+    /// an old notation.
     pub fn name(&self) -> Option<&str> {
         self.host().filter(|host| seat::is_name(host))
     }
 }
 
-/// What is known of a channel's name.
+/// What is known about a channel's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Naming {
-    /// When a resolver said addresses last.
+    /// When a resolver last gave addresses.
     pub(super) answered: Option<Duration>,
-    /// It says none: since when, and why.
+    /// Since when no resolver gives any, and why.
     pub(super) failing: Option<(Duration, String)>,
 }
 
-/// What is known of a channel's name at one instant.
+/// What is known about a channel's name at one instant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NameSnapshot {
-    /// How long ago a resolver said its addresses last.
+    /// How long ago a resolver last gave addresses. `None`: never.
     pub answered: Option<Duration>,
-    /// Why none says any now, and for how long that has been so.
+    /// Why no resolver gives any now, and how long that has been so. `None`: the last lookup succeeded.
     pub failing: Option<(String, Duration)>,
 }
 
@@ -46,7 +48,7 @@ impl Naming {
         NamingRecord { answered: self.answered, failing: self.failing.clone() }
     }
 
-    /// Nothing has happened in times yet to come.
+    /// Times in the future, which a record may contain, become `now`.
     pub(super) fn restore(record: &NamingRecord, now: Duration) -> Self {
         Self {
             answered: record.answered.map(|at| now.min(at)),

@@ -1,19 +1,20 @@
-//! What changed in a group that may matter to clients in line.
+//! Changes in a group that may matter to waiting clients.
 //!
 //! Knows: numbers of channels. Never: who waits, for what.
 
-/// Gathered while a group is edited, heard by the line afterwards.
+/// Collected while a group is edited, and passed to the wait queue afterwards.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// Channels that are up and usable, and were not before.
+    /// Channels that have become up and usable.
     pub(super) ready: Vec<u16>,
-    /// Channels that are usable without being up, and were not before.
+    /// Channels that have become usable without being up.
     pub(super) spare: Vec<u16>,
-    /// A channel is not up any more.
+    /// A channel is no longer up.
     pub(super) fell: bool,
-    /// A channel that was up and usable is not any more.
+    /// A channel is no longer up and usable.
     pub(super) taken: bool,
-    /// Clients may map to other channels than before, or may have all channels where it was one, or the other way round.
+    /// Clients may map to other channels than before, or the number of channels that a client may use has
+    /// changed between one and all.
     pub(super) moved: bool,
 }
 
@@ -22,7 +23,7 @@ impl News {
         self.ready.is_empty() && self.spare.is_empty() && !self.fell && !self.taken && !self.moved
     }
 
-    /// Forgets them, but not their memory.
+    /// Clears the lists but keeps their memory.
     pub(super) fn clear(&mut self) {
         self.ready.clear();
         self.spare.clear();

@@ -1,14 +1,14 @@
-//! What operators have been told of a time without any channel.
+//! What operators were told about a time without any channel.
 //!
-//! Knows: what was told last. Never: who tells it, when it is to be told.
-//! It is kept with the table, since it goes with that to a successor, which is to tell only what is new.
+//! Knows: what was told last. Never: who tells it, when.
+//! It is part of the table, because a successor gets it with the table and then logs only what is new.
 
 use std::time::Duration;
 
-/// What operators have been told.
+/// What operators were told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ToldOutage {
-    /// That no channel is up since then, in the time of the instance; `None`: that one is, or nothing.
+    /// Since when no channel is up, in the instance's time. `None`: a channel is up, or nothing was told.
     pub since: Option<Duration>,
     /// That connects are refused.
     pub is_refusing: bool,

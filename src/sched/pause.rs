@@ -1,18 +1,18 @@
-//! Pauses: channels that take nobody for now, and clients who wait until they do.
+//! Pauses: channels that take no clients for now, and clients that wait for the end of the pause.
 //!
-//! Knows: which channels are paused, who waits because of it. Never: how long, why, sockets.
+//! Knows: which channels are paused, which clients wait because of it. Never: how long, why, sockets.
 //! Source: docs/pause.md.
 //!
-//! To those in line a paused channel is one that is up and full, whatever its health: so whoever may have only that one waits,
-//! the others have the other channels, and the end of the pause is room that comes free.
+//! For waiting clients, a paused channel is one that is up and full, whatever its health. So a client that
+//! may use only that channel waits, others use other channels, and the end of the pause is like room that
+//! becomes free.
 
 use std::sync::atomic::Ordering;
 
 use super::{ChannelKey, EditError, Grant, Table, Ticket, Turn};
 
 impl Table {
-    /// Sends no more clients to a channel, and lets those that would be sent to it wait. `false`: it was paused
-    /// already.
+    /// Pauses a channel: clients that would get it wait. `false` if it was paused already.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -20,7 +20,8 @@ impl Table {
         self.set_paused(key, true)
     }
 
-    /// Ends the pause of a channel, and that of channels yet to come. `false`: it was not paused.
+    /// Ends the pause of a channel; channels that are added later are not paused either. `false` if it was
+    /// not paused.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -30,21 +31,22 @@ impl Table {
         Ok(is_other)
     }
 
-    /// Pauses all channels, and those that come until [`resume_all`](Self::resume_all). `false`: so it was already.
+    /// Pauses all channels, including those added before [`resume_all`](Self::resume_all). `false` if that
+    /// changes nothing.
     pub fn pause_all(&mut self) -> bool {
         let is_other = !std::mem::replace(&mut self.paused, true);
         self.pauses.fetch_add(usize::from(is_other), Ordering::SeqCst);
         self.set_all_paused(true) || is_other
     }
 
-    /// Ends all pauses. `false`: nothing was paused.
+    /// Ends all pauses. `false` if nothing was paused.
     pub fn resume_all(&mut self) -> bool {
         let was_whole = std::mem::replace(&mut self.paused, false);
         self.pauses.fetch_add(usize::from(was_whole), Ordering::SeqCst);
         self.set_all_paused(false) || was_whole
     }
 
-    /// Are all channels paused, and those that come as well?
+    /// Are all channels paused, including those that will be added?
     pub fn is_paused(&self) -> bool {
         self.paused
     }
@@ -57,7 +59,7 @@ impl Table {
         let all: Vec<ChannelKey> = all.collect();
         let mut any = false;
         for key in all {
-            // Those that were removed stay as they are.
+            // Removed channels stay as they are.
             any |= self.set_paused(key, paused).unwrap_or(false);
         }
         any
@@ -74,17 +76,18 @@ impl Table {
         Ok(is_other)
     }
 
-    /// Does somebody wait because of a pause, whatever else? `false` for whoever is not in line.
+    /// Does a client wait because of a pause, whatever else it waits for? `false` if it is not in the wait
+    /// queue.
     pub fn waits_for_pause(&mut self, ticket: Ticket) -> bool {
         let Some(waiter) = self.line.waiter(ticket) else { return false };
         self.paused || waiter.route.is_held(&mut self.groups, &self.rules)
     }
 
-    /// Whoever waited because of a pause that is over: what it gets now, or what it waits for, or that it waits for nothing. If
-    /// it waits on, it has its old place. `None`: it is not in line; its turn may have come, and then the grant is on its way or
-    /// among `grants`.
+    /// For a client that waited for a pause which is over: what it gets now, or waits for, or why it waits no
+    /// longer. If it still waits, it keeps its place. `None`: it is not in the queue; its turn may have come,
+    /// and then its grant was sent or is in `grants`.
     pub fn ask_again(&mut self, ticket: Ticket, grants: &mut Vec<Grant>) -> Option<Turn> {
-        // Those before it come first.
+        // Clients before it come first.
         grants.append(&mut self.grant());
         let waiter = self.line.leave(ticket)?;
         let mut route = waiter.route;

@@ -1,6 +1,7 @@
-//! Who a client is: who connected to us, and who that says it speaks for.
+//! Who a client is: the address that connected, and the client that it announced, if it did.
 //!
-//! Knows: which of the two a client is called by. Never: who is believed, how it was said.
+//! Knows: which of the two identifies the client. Never: which sender is trusted, how it announced its
+//! client.
 //! Source: docs/proxy-protocol.md.
 
 use std::fmt;
@@ -8,31 +9,32 @@ use std::net::SocketAddr;
 
 use crate::spec::ClientSource;
 
-/// What a client is known by: seen and announced.
+/// Who a client is: as seen and as announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peers {
-    /// Who connected to us.
+    /// The source of the connection.
     pub seen: ClientSource,
-    /// Whom that one speaks for, if it has said so and was to be believed.
+    /// The client that a trusted sender announced by a PROXY header. `None`: none was announced.
     pub claimed: Option<Announced>,
 }
 
-/// What a proxy in front of us says of its client.
+/// What a proxy in front of balance says about its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// The client's address.
     pub client: SocketAddr,
-    /// The address that the client came to.
+    /// The address that the client connected to.
     pub local: SocketAddr,
 }
 
 impl Peers {
-    /// The source of the client, for everything that depends on which client it is.
+    /// The client, for everything that depends on which client it is: the announced one, or else the source
+    /// of the connection.
     pub fn client(&self) -> ClientSource {
         self.claimed.map_or(self.seen, |claim| claim.client.into())
     }
 
-    /// The proxy that the client came by.
+    /// The proxy through which the client came; `None` if there is none.
     pub fn via(&self) -> Option<ClientSource> {
         self.claimed.map(|_| self.seen)
     }

@@ -1,6 +1,7 @@
-//! One group's choice.
+//! One group's choice of a channel.
 //!
-//! Knows: its channels, its policy, what a route has tried here. Never: other groups, what happens on connect.
+//! Knows: its channels, its policy, what a route has tried here. Never: other groups, what happens on
+//! connect.
 
 use std::num::NonZeroU32;
 
@@ -12,16 +13,16 @@ use super::random::Random;
 use super::seat::Bucket;
 use super::{NoChannel, Policy, Rules};
 
-/// Which channels a walk looks at.
+/// The channels that a walk considers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tier {
     /// Those that are up.
     Up,
-    /// Those that are not: tried anyway when nothing else is left.
+    /// Those that are not up, which are tried when nothing else is left.
     NotUp,
 }
 
-/// What one client wants of a group.
+/// What one client asks of a group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish<'a> {
     pub(super) bucket: Bucket,
@@ -46,18 +47,19 @@ impl Group {
         found.ok_or_else(|| self.reason())
     }
 
-    /// The first one from the cursor on, going round once.
+    /// The first channel from the cursor on, wrapping around once.
     fn in_turn(&self, wish: &Wish<'_>) -> Option<usize> {
         let set = self.set(wish.tier);
         set.first_from(usize::from(self.cursor.at), wish.tried).or_else(|| set.first_from(0, wish.tried))
     }
 
-    /// Fewest connections for its share; of several the first one from the cursor on.
+    /// The channel with the fewest connections relative to its share; of several, the first from the cursor
+    /// on.
     fn least(&self, tried: &Tried) -> Option<usize> {
         self.loads.as_ref()?.least(self.cursor.at, tried)
     }
 
-    /// Two at random, and of them the one with fewer connections for its share.
+    /// The less loaded, relative to its share, of two channels chosen at random.
     fn better_of_two(&self, tried: &Tried, random: &mut Random) -> Option<usize> {
         let one = self.by_lot(tried, None, random)?;
         let Some(other) = self.by_lot(tried, Some(one), random) else { return Some(one) };
@@ -68,7 +70,7 @@ impl Group {
         Some(match mine.cmp(&its) {
             std::cmp::Ordering::Less => one,
             std::cmp::Ordering::Greater => other,
-            // Shares count among idle channels, too.
+            // Shares also count among idle channels.
             std::cmp::Ordering::Equal => {
                 let lot = random.below(u64::from(mine.share) + u64::from(its.share));
                 if lot < u64::from(mine.share) { one } else { other }
@@ -76,7 +78,7 @@ impl Group {
         })
     }
 
-    /// Any ready channel but `not`, each as likely as any other.
+    /// A random ready channel other than `not`, each with equal probability.
     fn by_lot(&self, tried: &Tried, not: Option<usize>, random: &mut Random) -> Option<usize> {
         let count = self.channels.len() as u64;
         for _ in 0..LOTS {
@@ -85,7 +87,7 @@ impl Group {
                 return Some(number);
             }
         }
-        // Few are ready: look at each.
+        // Few are ready, so list them all.
         let all: Vec<usize> = self.ready.iter(tried).filter(|&number| Some(number) != not).collect();
         all.get(random.below(all.len() as u64) as usize).copied()
     }
@@ -111,8 +113,8 @@ impl Group {
         self.best_for(wish, |_| true).ok_or_else(|| self.reason())
     }
 
-    /// The channel that the client's bucket likes best of those that can be had and fit. Looks at each only if none of its
-    /// first ones will do.
+    /// The channel that scores highest for the client's bucket among those available that `fits` accepts.
+    /// Looks at every channel only if none of the bucket's best ones will do.
     fn best_for(&mut self, wish: &Wish<'_>, fits: impl Fn(&Channel) -> bool) -> Option<usize> {
         let set = match wish.tier {
             Tier::Up => &self.ready,
@@ -125,7 +127,7 @@ impl Group {
         first.or_else(|| self.seating.best_of(wish.bucket, set.iter(wish.tried).filter(fits)))
     }
 
-    /// What one more client may make of the loads of the channels that are up.
+    /// The bound on loads if one more client is added to the channels that are up.
     fn bound(&mut self, balance: NonZeroU32) -> Bound {
         let totals = self.totals();
         Bound { clients: totals.clients + 1, weights: totals.weights, balance: balance.get() }
@@ -138,17 +140,17 @@ impl Group {
         }
     }
 
-    /// Could the client have a channel if one that is full had room? Asked when `choose` found none.
+    /// Could the client have a channel if a full one had room? Asked after `choose` found none.
     pub(super) fn is_full_for(&mut self, wish: &Wish<'_>) -> bool {
         if self.policy == Policy::Hash && !wish.rules.hash_failover {
             let Some(mapped) = self.seating.winner(wish.bucket) else { return false };
             return self.up.contains(mapped) && !self.ready.contains(mapped) && !wish.tried.contains(mapped);
         }
-        // Whoever is up, not ready and not tried is full.
+        // A channel that is up, not ready and not tried is full.
         self.up.first_from(0, wish.tried).is_some()
     }
 
-    /// Could the client have a channel if one that is paused were not? Asked when `choose` found none.
+    /// Could the client have a channel if none were paused? Asked after `choose` found none.
     pub(super) fn is_held_for(&mut self, wish: &Wish<'_>) -> bool {
         if self.paused == 0 {
             return false;
@@ -170,7 +172,7 @@ impl Group {
         !self.up.is_empty()
     }
 
-    /// How many channels take clients and are well, full or not, paused or not?
+    /// How many channels take clients and are healthy, full or not, paused or not?
     pub(super) fn count_up(&self) -> usize {
         self.channels.iter().filter(|channel| channel.takes_clients() && channel.health.is_up()).count()
     }
@@ -193,10 +195,11 @@ impl Group {
     }
 }
 
-/// Throws before every ready channel is looked at instead.
+/// Number of random tries before every ready channel is listed instead.
 const LOTS: usize = 16;
 
-/// Hashing with bounded loads: no channel more than `balance` thousandths of its share of all clients, rounded up.
+/// Hashing with bounded loads: no channel gets more than `balance` thousandths of its share of all clients,
+/// rounded up.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     clients: u64,

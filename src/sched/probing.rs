@@ -1,6 +1,6 @@
-//! Which probes are due, and what their answers change.
+//! Which probes are due, and what their results change.
 //!
-//! Knows: times, channels. Never: how a probe is made; thresholds, which are the channel's health.
+//! Knows: times, channels. Never: how a probe is made; thresholds, which `health` has.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use super::reach::ProbedAddress;
 use super::{ChannelKey, Happened, ProbeResult, Purpose, Table, Transition};
 use crate::spec::{Address, ChannelManner};
 
-/// One probe to be made now. Its answer goes to [`Table::probed`].
+/// A probe to make now. Its result goes to [`Table::probed`].
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// Of which channel.
+    /// The channel.
     pub channel: ChannelKey,
-    /// Whom to ask, in this order: one that is up is enough.
+    /// The addresses to try, in this order; one that is up is enough.
     pub addresses: Vec<Address>,
-    /// What is asked.
+    /// The purpose.
     pub purpose: Purpose,
-    /// How the channel is spoken to.
+    /// How to speak to the channel.
     pub manner: ChannelManner,
-    /// It is of this address of the channel only.
+    /// It is for this address of the channel only. `None`: for the channel.
     address: Option<ProbedAddress>,
     serial: u32,
     begun: Duration,
@@ -40,8 +40,8 @@ impl Probe {
 }
 
 impl Table {
-    /// The probes that are due, at most so many. Each counts as under way until it is answered; until then its channel has
-    /// no other.
+    /// The probes that are due, at most `most`. Each counts as running until its result is reported; until
+    /// then its channel has no other.
     pub fn probes_due(&mut self, most: usize) -> Vec<Probe> {
         let mut probes = Vec::new();
         while probes.len() < most
@@ -59,12 +59,13 @@ impl Table {
         probes
     }
 
-    /// When the next probe is due, if nothing changes before.
+    /// When the next probe is due if nothing changes before. `None`: none is planned.
     pub fn next_probe(&self) -> Option<Duration> {
         self.agenda.next()
     }
 
-    /// A probe was answered. The answer to one of a channel that is gone or has other addresses by now changes nothing.
+    /// Reports the result of a probe. It changes nothing if the channel is gone or has other addresses by
+    /// now.
     pub fn probed(&mut self, probe: &Probe, result: ProbeResult) -> Option<Transition> {
         let (rules, now) = (self.rules.health, self.now);
         if matches!(result, ProbeResult::Bad(_)) {

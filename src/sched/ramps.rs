@@ -1,20 +1,22 @@
 //! When the shares of returning channels grow next.
 //!
-//! Knows: numbers and times as they were told. Never: channels, how a share grows.
+//! Knows: numbers and times as they were reported. Never: channels, how a share grows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Finds who is due in O(log n): most picks are between two steps, and many channels may return at once.
+/// Finds the channels that are due in O(log n): most picks fall between two steps, and many channels may
+/// return at once.
 #[derive(Debug, Default)]
 pub(super) struct Ramps {
-    /// By number: since when, and when it is looked at next.
+    /// By number: when the ramp began, and when the channel is looked at next.
     known: BTreeMap<usize, (Duration, Duration)>,
     order: BTreeSet<(Duration, usize)>,
 }
 
 impl Ramps {
-    /// A channel's ramp began at `from`; it is looked at as soon as possible. One that is known by now stays as it is.
+    /// A channel's ramp began at `from`; it is looked at as soon as possible. A ramp that is already known
+    /// stays as it is.
     pub(super) fn begin(&mut self, number: usize, from: Duration) {
         if self.known.get(&number).is_none_or(|&(known, _)| known != from) {
             self.end(number);
@@ -32,19 +34,19 @@ impl Ramps {
         }
     }
 
-    /// Its ramp is over before its time: it is looked at as soon as possible.
+    /// Its ramp ends early: it is looked at as soon as possible.
     pub(super) fn hurry(&mut self, number: usize) {
         self.plan(number, Duration::ZERO);
     }
 
-    /// Its share does not grow any more.
+    /// Its share no longer grows.
     pub(super) fn end(&mut self, number: usize) {
         if let Some((_, at)) = self.known.remove(&number) {
             self.order.remove(&(at, number));
         }
     }
 
-    /// One that is due, once; it is to be planned or ended.
+    /// Takes a channel that is due. The caller then plans or ends its ramp.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<usize> {
         let &(at, number) = self.order.first().filter(|(at, _)| *at <= now)?;
         self.order.remove(&(at, number));

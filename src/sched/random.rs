@@ -1,8 +1,8 @@
-//! Numbers by lot, from a seed that is handed in.
+//! Random numbers from a given seed.
 //!
 //! Knows: splitmix64. Never: where the seed comes from.
 
-/// A sequence that depends on its seed alone.
+/// A sequence that depends only on its seed.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
@@ -18,9 +18,9 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    /// A number below `limit`; 0 if that is 0.
+    /// A number below `limit`; 0 if `limit` is 0.
     pub(super) fn below(&mut self, limit: u64) -> u64 {
-        // The high half of a product: without bias that could matter, and without a division.
+        // The high half of the product: the bias is negligible, and no division is needed.
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 }

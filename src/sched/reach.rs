@@ -1,10 +1,12 @@
-//! Which addresses of a channel answer: one that does not is tried behind the others, and probed until it does.
+//! Which addresses of a channel answer. One that does not is tried after the others, and probed until it
+//! does.
 //!
-//! Knows: the addresses' order, what dials and probes met. Never: thresholds and delays (`Health`), how a probe is made.
+//! Knows: the order of the addresses, what dials and probes met. Never: thresholds and delays (`Health`), how
+//! a probe is made.
 //! Source: docs/health.md, "Names with several addresses".
 //!
-//! An address is out for what was found wrong: a connect that failed, or a check that failed while another address
-//! passed it. The same brings it back.
+//! An address is ejected because a connect failed, or because a check failed while another address passed it.
+//! A success of the same kind brings it back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +16,14 @@ use super::random::Random;
 use super::{HealthRules, ProbeResult, Purpose};
 use crate::handover::table::HealthRecord;
 
-/// What an address goes by: as an ejected channel.
+/// The rules for an address: those of an ejected channel.
 const RULES: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
 
-/// In which order a channel's addresses are tried, if it is not the one in which they are listed.
+/// The order in which a channel's addresses are tried, if it differs from the list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AddressOrder {
     list: Box<[u16]>,
-    /// So many of them answer as far as is known; they stand in front.
+    /// How many of them answer, as far as is known; they come first.
     answering: usize,
 }
 
@@ -35,7 +37,8 @@ impl AddressOrder {
     }
 }
 
-/// One address of a channel, by when it came: it tells an address from one that has its place later.
+/// Identifies an address of a channel by when it was added, so that it is not taken for one that has its
+/// place later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ProbedAddress {
     at: usize,
@@ -46,7 +49,7 @@ pub(super) struct ProbedAddress {
 struct Reached {
     came: ProbedAddress,
     health: Health,
-    /// What it was found wanting by, while it is out.
+    /// What kind of failure ejected it.
     out_by: Purpose,
 }
 
@@ -54,18 +57,19 @@ struct Reached {
 #[derive(Debug)]
 pub(super) struct Reach {
     list: Box<[Reached]>,
-    /// `None`: all answer, in the order in which they are listed.
+    /// `None`: all answer, so they are tried as listed.
     order: Option<Arc<AddressOrder>>,
 }
 
 impl Reach {
-    /// `None` for a single address: the channel's own health is its. `life` tells them from the addresses that the channel had before.
+    /// `None` for a single address, whose health is the channel's own. `life` distinguishes these addresses
+    /// from those that the channel had before.
     pub(super) fn of(count: usize, life: u32, now: Duration, random: &mut Random) -> Option<Box<Self>> {
         Self::carried(None, &vec![None; count], life, now, random)
     }
 
-    /// What is known of those that stay of the addresses `before`: for each of the new ones its place among the old, if it has one.
-    /// `None` for a single address.
+    /// Keeps what is known about addresses that remain. `places` says for each new address its index among
+    /// the old ones in `before`, if it was there. `None` for a single address.
     pub(super) fn carried(
         before: Option<Box<Self>>,
         places: &[Option<usize>],
@@ -92,18 +96,18 @@ impl Reach {
         Some(reach)
     }
 
-    /// Why this one of them is out, if it is.
+    /// Why this address is ejected. `None` if it is not.
     pub(super) fn out_for(&self, at: usize) -> Option<&str> {
         self.list.get(at)?.health.ejected_for()
     }
 
-    /// Of each address what is known, and whether it was a check that it was found wanting by.
+    /// For each address, what is known, and whether a check ejected it.
     pub(super) fn record(&self) -> Vec<(HealthRecord, bool)> {
         let all = self.list.iter();
         all.map(|address| (address.health.record(), address.out_by == Purpose::Check)).collect()
     }
 
-    /// What a predecessor knew of the same addresses, in the same order.
+    /// What a predecessor knew about the same addresses in the same order.
     pub(super) fn restore(
         record: &[(HealthRecord, bool)],
         now: Duration,
@@ -122,7 +126,7 @@ impl Reach {
         self.order.as_ref()
     }
 
-    /// Of each address why it is out, `None` while it is not.
+    /// For each address, why it is ejected; `None` while it is not.
     pub(super) fn out(&self) -> impl Iterator<Item = Option<&str>> {
         self.list.iter().map(|address| address.health.ejected_for())
     }
@@ -131,12 +135,13 @@ impl Reach {
         self.list.iter().filter(|address| address.health.is_up()).count()
     }
 
-    /// When the next probe of an address that is out is due.
+    /// When the next probe of an ejected address is due.
     pub(super) fn probe_at(&self) -> Option<Duration> {
         self.list.iter().filter_map(|address| address.health.probe_at()).min()
     }
 
-    /// The probe that is due begins: of which address, what for, and its number.
+    /// Starts the probe that is due. Returns the index of the address, its identity, the purpose, and the
+    /// number of the probe.
     pub(super) fn begin_probe(&mut self, now: Duration) -> Option<(usize, ProbedAddress, Purpose, u32)> {
         let is_due = |address: &Reached| address.health.probe_at().is_some_and(|at| at <= now);
         let at = self.list.iter().position(is_due)?;
@@ -145,7 +150,7 @@ impl Reach {
         Some((at, *came, *out_by, serial))
     }
 
-    /// An attempt that began then has failed. `true`: the address is out by that.
+    /// An attempt that began at `begun` has failed. `true` if that ejects the address.
     pub(super) fn failed(
         &mut self,
         at: usize,
@@ -168,7 +173,8 @@ impl Reach {
         is_out
     }
 
-    /// An attempt that began then was answered. The address is back by that, after so long.
+    /// An attempt that began at `begun` was answered. Returns how long the address was ejected if that brings
+    /// it back.
     pub(super) fn answered(
         &mut self,
         at: usize,
@@ -177,7 +183,7 @@ impl Reach {
         now: Duration,
     ) -> Option<Duration> {
         let Reached { health, out_by, .. } = self.list.get_mut(at)?;
-        // That it takes connections does not make it pass its check.
+        // That it takes connections does not mean that it passes its check.
         if *out_by != by {
             return None;
         }
@@ -185,7 +191,7 @@ impl Reach {
         self.back(change)
     }
 
-    /// A probe of one address came back.
+    /// Reports the result of a probe of one address.
     pub(super) fn probed(
         &mut self,
         place: ProbedAddress,
@@ -207,7 +213,7 @@ impl Reach {
 
     fn sort(&mut self) {
         let answering = self.count_up();
-        // A channel has far fewer addresses than there are numbers; one beyond is never tried before the others.
+        // A channel has far fewer addresses than 65536; any beyond would come last.
         let mut list: Vec<u16> = (0..=u16::MAX).take(self.list.len()).collect();
         list.sort_by_key(|&at| !self.list[usize::from(at)].health.is_up());
         let is_listed = answering == self.list.len();

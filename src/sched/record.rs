@@ -1,6 +1,7 @@
-//! A table as plain values for a successor, and made of them again.
+//! A table as plain values for a successor, and a table made from such values.
 //!
-//! Knows: what a successor has to know, what of it can be. Never: how the values get there; connections, which come on their own.
+//! Knows: what a successor needs to know, which values are possible. Never: how the values get there;
+//! connections, which are handed over separately.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -19,32 +20,32 @@ use crate::handover::table::{
     ChannelRecord, DecidedRecord, FamilyRecord, FoundMemberRecord, GroupRecord, HealthRecord, TableRecord,
 };
 
-/// More of anything has never been counted: what is added to it stays a number.
+/// Limit for counters in a record, so that adding to them cannot overflow.
 const MOST: u64 = 1 << 62;
-/// No process is older: what is added to its time stays a time.
+/// Limit for the age of a process in a record, so that adding to it cannot overflow.
 const OLDEST: Duration = Duration::from_secs(1 << 40);
 
-/// Why no table can be made of a record.
+/// Why no table can be made from a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// No process is that old.
+    /// The time since the start is impossible.
     #[error("the time since the start is {}s, which cannot be", .0.as_secs())]
     Time(Duration),
-    /// So many places in line were never given out.
+    /// The number of places given out in the wait queue is impossible.
     #[error("{0} places in the queue were given out, which cannot be")]
     Ticket(u64),
-    /// There is no such number.
+    /// A group number is too high.
     #[error("there is a group {0}, but the numbers of groups end below {MAX_GROUPS}")]
     Group(usize),
     /// Two groups have this number.
     #[error("there are two groups {0}")]
     TwoGroups(usize),
-    /// A group has a policy that is none.
+    /// The policy of a group is unknown.
     #[error("group {group} has the policy '{word}', which is unknown")]
     Policy {
         /// The group's number.
         group: usize,
-        /// What stands for its policy.
+        /// The word in place of its policy.
         word: String,
     },
     /// A group has more channels than there are numbers.
@@ -52,18 +53,18 @@ pub enum RestoreError {
     Channels {
         /// The group's number.
         group: usize,
-        /// How many they are.
+        /// The number of channels.
         count: usize,
     },
-    /// It is nobody's turn.
+    /// The cursor of a group points to a channel that does not exist.
     #[error("in group {group} it is the turn of channel {turn}, which does not exist")]
     Turn {
         /// The group's number.
         group: usize,
-        /// Whose turn it is to be.
+        /// The channel's number.
         turn: usize,
     },
-    /// A channel cannot be as it is told.
+    /// A channel has impossible values.
     #[error("channel {channel} of group {group}: {fault}")]
     Channel {
         /// The group's number.
@@ -75,59 +76,59 @@ pub enum RestoreError {
     },
 }
 
-/// What is wrong with a channel of a record.
+/// What is wrong with a channel in a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChannelFault {
-    /// It has none.
+    /// It has no address.
     #[error("it has no address")]
     NoAddress,
-    /// It has more than can be told apart.
+    /// It has too many addresses.
     #[error("it has {0} addresses, which is too many")]
     Addresses(usize),
-    /// Weights end below this one.
+    /// Its weight is too high.
     #[error("its weight is {0}, but weights end at {max}", max = Weight::MAX)]
     Weight(u32),
-    /// More of something than there can be.
+    /// A counter is too high.
     #[error("its {what} is {count}, which cannot be")]
     Counter {
-        /// Of what.
+        /// Which counter.
         what: &'static str,
-        /// How many.
+        /// Its value.
         count: u64,
     },
-    /// What is known is known of other addresses.
+    /// The number of addresses differs from the number of those about which something is known.
     #[error("it has {addresses} addresses, but something is known of {known}")]
     Reach {
-        /// How many addresses it has.
+        /// The number of addresses.
         addresses: usize,
-        /// How many something is known of.
+        /// The number of addresses about which something is known.
         known: usize,
     },
-    /// An address answered that it does not have.
+    /// An address that the channel does not have is said to have answered.
     #[error("its address number {0} has answered, which it does not have")]
     Used(u16),
-    /// Connect times that nothing can have counted.
+    /// Its connect times are impossible.
     #[error("its connect times cannot be")]
     ConnectTimes,
 }
 
-/// What was counted of one channel.
+/// The counters of one channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChannelCounts {
     /// Connections handed to it.
     pub totalc: u64,
     /// Failed attempts.
     pub failed: u64,
-    /// Bytes client -> channel.
+    /// Bytes from client to channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from channel to client.
     pub rcvd_bytes: u64,
     /// How its connections ended, and how long they took.
     pub ended: Ended,
 }
 
 impl ChannelCounts {
-    /// Nothing was counted.
+    /// Are all counters 0?
     pub fn is_empty(&self) -> bool {
         let ended = &self.ended;
         [self.totalc, self.failed, self.sent_bytes, self.rcvd_bytes] == [0; 4]
@@ -135,7 +136,7 @@ impl ChannelCounts {
             && ended.connects.count() == 0
     }
 
-    /// What came since it was `before`.
+    /// What was counted since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             totalc: self.totalc.wrapping_sub(before.totalc),
@@ -148,7 +149,7 @@ impl ChannelCounts {
 }
 
 impl Table {
-    /// All that a successor has to know. Looks at every channel.
+    /// Everything that a successor needs to know. Reads every channel.
     pub fn record(&self) -> TableRecord {
         let groups = self.groups.iter().map(|(id, group)| GroupRecord {
             number: id.index(),
@@ -167,14 +168,15 @@ impl Table {
         }
     }
 
-    /// The table that a record was made of, with rules of its own and the time that it is now, which goes on from that of the record.
-    /// It is to be shared afterwards: a shared one must not be replaced by it.
+    /// The table that a record describes, with these rules, at the time `now`, which continues the record's
+    /// time. Share it only afterwards: it must not replace a table that is already shared.
     ///
-    /// Nobody is in line, and no channel has connections: those that stay with the predecessor are to be [held](Self::hold). Probes
-    /// that were due, or under way, are due soon. A channel that retires and has no connections any more has gone.
+    /// No client waits and no channel has connections; connections that stay with the predecessor must be
+    /// [held](Self::hold). Probes that were due or running are due soon. A retiring channel without
+    /// connections is gone.
     ///
     /// # Errors
-    /// The record is of no table that can be.
+    /// The record describes an impossible table.
     pub fn restore(rules: Rules, record: &TableRecord, now: Duration) -> Result<Self, RestoreError> {
         if now > OLDEST {
             return Err(RestoreError::Time(now));
@@ -189,7 +191,7 @@ impl Table {
         }
         table.find_members();
         table.paused = record.paused;
-        // What has begun later than now was told by another clock.
+        // A later beginning comes from another clock.
         let since = record.out_since.map(|since| since.min(now));
         *table.outage() = ToldOutage { since, is_refusing: record.refusing };
         table.losses.add(&record.losses);
@@ -314,7 +316,8 @@ impl Table {
         Ok(Some(channel))
     }
 
-    /// What was counted of every channel that ever was. What came since then is what [`add_counted`](Self::add_counted) takes.
+    /// The counters of every channel that ever existed. Later differences are added in another process by
+    /// [`add_counted`](Self::add_counted).
     pub fn counted(&self) -> Vec<(ChannelKey, ChannelCounts)> {
         let all = self.groups.values().flat_map(|group| group.channels());
         let counted = all.map(|channel| {
@@ -325,20 +328,21 @@ impl Table {
         counted.collect()
     }
 
-    /// What was counted of clients, whatever channel they had: how they ended, and why they were lost. What came since then is what
-    /// [`add_served`](Self::add_served) takes.
+    /// The counts of clients, whatever channel they had: how they ended, and why they were lost. Later
+    /// differences are added in another process by [`add_served`](Self::add_served).
     pub fn counted_of_all(&self) -> (ClientCounts, Vec<(Loss, u64)>) {
         (self.tally.snapshot(), self.losses.snapshot())
     }
 
-    /// The channels that are ejected, and what is known of them.
+    /// The ejected channels, and what is known about them.
     pub fn ejected(&self) -> Vec<(ChannelKey, HealthRecord)> {
         let all = self.groups.values().flat_map(|group| group.channels());
         let ejected = all.filter(|channel| !channel.removed && channel.health.is_ejected());
         ejected.map(|channel| (channel.slots.key(), channel.health.record())).collect()
     }
 
-    /// A predecessor has ejected a channel since it told what it knew. `false`: it is known here, or it has come back here since.
+    /// Takes over the ejection of a channel that happened in the predecessor after it sent its record.
+    /// `false`: the channel is already ejected here, or has returned here since.
     pub fn take_ejection(&mut self, key: ChannelKey, record: &HealthRecord) -> bool {
         let (rules, now) = (self.rules.health, self.now);
         if self.rules.autodisable || self.get(key).is_none() {
@@ -353,23 +357,23 @@ impl Table {
         true
     }
 
-    /// Adds what was counted of clients elsewhere. Losses are told by their words.
+    /// Adds what another process counted about clients. Losses are named by their words.
     pub fn add_served(&self, served: &ClientCounts, losses: &[(String, u64)]) {
         self.tally.add(served);
         self.losses.add(losses);
     }
 
-    /// The channels that have connections, and how many.
+    /// The channels with connections, and how many they have.
     pub fn busy(&self) -> Vec<(ChannelKey, u32)> {
         let all = self.groups.values().flat_map(|group| group.channels());
         let active = all.map(|channel| (channel.slots.key(), channel.slots.active()));
         active.filter(|&(_, active)| active > 0).collect()
     }
 
-    /// Adds to a channel's counters what was counted of it elsewhere. Of a channel that is gone nobody counts anything.
+    /// Adds to a channel's counters what another process counted. Does nothing if the channel is gone.
     pub fn add_counted(&mut self, key: ChannelKey, more: &ChannelCounts) {
         let add = |count: &mut u64, more: u64| *count = count.saturating_add(more).min(MOST.max(*count));
-        // It changes nothing of what anybody is chosen by.
+        // This affects nothing that the choice of channels depends on.
         let group = self.groups.get_mut(&key.group);
         let channel = group.and_then(|group| group.channels.get_mut(key.channel.index()));
         if let Some(channel) = channel.filter(|channel| !channel.removed) {
@@ -444,7 +448,7 @@ fn family_of(record: &FamilyRecord, host: &str, port: u16) -> Addresses {
 }
 
 impl Channel {
-    /// `None`: it was removed.
+    /// `None` if the channel was removed.
     fn record(&self) -> Option<ChannelRecord> {
         if self.removed {
             return None;

@@ -1,34 +1,40 @@
 //! Which channel of a group a client's address maps to.
 //!
-//! Knows: seats, weights, arithmetic that is the same on every machine. Never: who is usable, cursors, randomness, hosts.
+//! Knows: seats, weights, arithmetic that is the same on every machine. Never: which channels are usable,
+//! cursors, randomness, hosts.
 //!
-//! A client falls into one of 65 536 buckets. Each pair of bucket and channel has a score, and the highest score of a
-//! bucket wins it (rendezvous hashing). A channel that comes wins its share of buckets from all others, one that goes
-//! leaves its buckets to the next best, and nothing else moves. What counts is what a channel is known by, not its number,
-//! so that the order on the command line says nothing. Running sites rely on the mapping: see `seat`.
+//! A client falls into one of 65 536 buckets. Each pair of bucket and channel has a score, and the channel
+//! with the highest score gets the bucket (rendezvous hashing). A channel that is added takes its share of
+//! buckets from all others; one that is removed leaves its buckets to the next best; nothing else moves.
+//! Scores depend on what a channel is known by, not on its number, so the order on the command line does not
+//! matter. Running sites rely on the mapping: see `seat`.
 
 use std::collections::BTreeMap;
 
 use super::seat::{Bucket, Seat, mix};
 
-/// Groups up to this size are computed afresh on every pick, larger ones remember each bucket's winner.
+/// In groups up to this size the winner is computed for every pick; larger groups remember each bucket's
+/// winner.
 const COMPUTED: usize = 32;
-/// From so many channels changed at a stroke on, forgetting all winners is cheaper than mending them.
+/// If at least this many channels change at once, all winners are forgotten, which is cheaper than correcting
+/// them.
 const MENDED: usize = 8;
-/// So many of a bucket's best are remembered: with half of all channels out, one client in 65 536 asks for more.
+/// How many of a bucket's best channels are remembered. With half of all channels down, one client in 65 536
+/// needs more.
 const RANKS: usize = 16;
-/// In the memory of winners: not computed yet. Never a channel, their numbers end below `MAX_CHANNELS`.
+/// Marks a winner that is not computed yet. It is never a channel, since their numbers end below
+/// `MAX_CHANNELS`.
 const UNKNOWN: u16 = u16::MAX;
 
-/// What one channel puts into its scores.
+/// What one channel contributes to its scores.
 #[derive(Debug, Clone, Copy)]
 struct Share {
     key: u64,
-    /// 0 = it wins nothing.
+    /// 0: it wins nothing.
     weight: u32,
 }
 
-/// How much a bucket likes one channel.
+/// The score of one channel for a bucket.
 #[derive(Debug, Clone, Copy)]
 struct Score {
     hash: u64,
@@ -37,8 +43,8 @@ struct Score {
 }
 
 impl Score {
-    /// A total order. A weight of 2 wins twice the buckets of a weight of 1: the winner is the lowest `-log(hash) /
-    /// weight`, which for equal weights is the highest hash.
+    /// A total order. A weight of 2 wins twice as many buckets as a weight of 1: the winner is the lowest
+    /// `-log(hash) / weight`, which for equal weights is the highest hash.
     fn beats(self, other: Self) -> bool {
         if self.weight != other.weight {
             let mine = u128::from(cost(self.hash)) * u128::from(other.weight);
@@ -51,21 +57,22 @@ impl Score {
     }
 }
 
-/// The channels of one group as hashing sees them, all of them, usable or not.
+/// The channels of one group as hashing sees them: all of them, usable or not.
 #[derive(Debug, Default)]
 pub(super) struct Seating {
     seats: Vec<Share>,
-    /// Which channels are known by the same, in order of their numbers: the nth of them has the seat's nth key.
+    /// Channels that are known by the same seat, in order of their numbers: the nth of them has the seat's
+    /// nth key.
     same: BTreeMap<Seat, Vec<u16>>,
-    /// Winner of each bucket, filled as they are asked for. Never more than a memory of what `compute` says.
+    /// The winner of each bucket, filled as it is asked for. It only caches what `compute` returns.
     winners: Option<Box<[u16]>>,
-    /// `RANKS` of the best of each bucket, best first, filled as they are asked for, all forgotten when anything changes.
-    /// One more than their numbers: 0 is nobody.
+    /// The best `RANKS` channels of each bucket, best first, filled as they are asked for, and all forgotten
+    /// when anything changes. Stored as number plus one; 0 is no channel.
     ranks: Vec<u16>,
 }
 
 impl Seating {
-    /// Seats the next channel. With weight 0 it wins nothing.
+    /// Adds the next channel. With weight 0 it wins nothing.
     pub(super) fn push(&mut self, at: Seat, weight: u32) {
         let number = self.seats.len();
         let Ok(short) = u16::try_from(number) else { return };
@@ -76,14 +83,14 @@ impl Seating {
         self.mend(&[number]);
     }
 
-    /// Seats a channel under another address.
+    /// Moves a channel to another seat.
     pub(super) fn change(&mut self, number: usize, from: Seat, to: Seat) {
         let Ok(short) = u16::try_from(number) else { return };
         if from == to || number >= self.seats.len() {
             return;
         }
-        // The order among channels of one address follows their numbers, whatever happened before: the mapping depends
-        // on what the group is now, so a restart with the same channels does not move anybody.
+        // The order among channels of one seat follows their numbers, whatever happened before. So the
+        // mapping depends only on the present group, and a restart with the same channels moves no client.
         let mut changed = self.unseat(short, from);
         changed.push(number);
         let same = self.same.entry(to).or_default();
@@ -94,7 +101,7 @@ impl Seating {
         self.mend(&changed);
     }
 
-    /// Seats a channel again that was taken out.
+    /// Adds a channel again that was removed.
     pub(super) fn reseat(&mut self, number: usize, at: Seat, weight: u32) {
         let Ok(short) = u16::try_from(number) else { return };
         let same = self.same.entry(at).or_default();
@@ -109,7 +116,7 @@ impl Seating {
         self.mend(&changed);
     }
 
-    /// Gives a channel another share of the buckets.
+    /// Changes a channel's share of the buckets.
     pub(super) fn set_weight(&mut self, number: usize, weight: u32) {
         if let Some(seat) = self.seats.get_mut(number).filter(|seat| seat.weight != weight) {
             seat.weight = weight;
@@ -117,7 +124,7 @@ impl Seating {
         }
     }
 
-    /// Takes a channel out for good; others of the same address move up.
+    /// Removes a channel for good; others with the same seat move up.
     pub(super) fn remove(&mut self, number: usize, at: Seat) {
         let Ok(short) = u16::try_from(number) else { return };
         let mut changed = self.unseat(short, at);
@@ -128,7 +135,7 @@ impl Seating {
         self.mend(&changed);
     }
 
-    /// Takes a channel out of those of its address; the others whose key changed by that.
+    /// Removes a channel from its seat. Returns the other channels whose key changed by that.
     fn unseat(&mut self, short: u16, at: Seat) -> Vec<usize> {
         let Some(same) = self.same.get_mut(&at) else { return Vec::new() };
         same.retain(|&n| n != short);
@@ -142,7 +149,7 @@ impl Seating {
         changed
     }
 
-    /// The channel that a bucket maps to; `None` if no channel of the group has a weight.
+    /// The channel that a bucket maps to. `None` if no channel of the group has a weight.
     pub(super) fn winner(&mut self, bucket: Bucket) -> Option<usize> {
         if self.seats.len() <= COMPUTED {
             return self.compute(bucket);
@@ -157,8 +164,8 @@ impl Seating {
         Some(winner)
     }
 
-    /// The best of a bucket, best first: whoever is not among them comes after them. Nobody in groups where looking at each
-    /// is as fast.
+    /// The best channels of a bucket, best first; all others come after them. Empty in small groups, where
+    /// looking at every channel is as fast.
     pub(super) fn ranks(&mut self, bucket: Bucket) -> impl Iterator<Item = usize> + '_ {
         let is_large = self.seats.len() > COMPUTED;
         if is_large && self.ranks.is_empty() {
@@ -189,7 +196,7 @@ impl Seating {
         best.into_iter().map(|score| score.number).collect()
     }
 
-    /// The one among `candidates` that the bucket likes best.
+    /// The candidate with the highest score for the bucket.
     pub(super) fn best_of(&self, bucket: Bucket, candidates: impl Iterator<Item = usize>) -> Option<usize> {
         let spot = bucket.spot();
         let better = |best: Score, next: Score| if next.beats(best) { next } else { best };
@@ -212,7 +219,7 @@ impl Seating {
         }
     }
 
-    /// Makes the memory of winners true again after these channels got another key.
+    /// Corrects the remembered winners after these channels got another key.
     fn mend(&mut self, changed: &[usize]) {
         self.ranks = Vec::new();
         if changed.len() > MENDED {
@@ -235,15 +242,15 @@ impl Seating {
     }
 }
 
-/// `-log2(hash / 2^64)` with 32 bits after the point. In integers, because the floating point logarithm differs by a
-/// last bit from machine to machine.
+/// `-log2(hash / 2^64)` with 32 bits after the binary point. In integers, because the floating-point
+/// logarithm may differ in its last bit between machines.
 fn cost(hash: u64) -> u64 {
     let hash = hash.max(1);
     let whole = 63 - u64::from(hash.leading_zeros());
     let mut mantissa = hash << hash.leading_zeros();
     let mut fraction = 0;
     for _ in 0..32 {
-        // The mantissa is 1.x with 63 bits after the point; its square tells the logarithm's next bit.
+        // The mantissa is 1.x with 63 bits after the point; its square gives the next bit of the logarithm.
         let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
         let carry = square >> 64;
         fraction = fraction << 1 | carry as u64;

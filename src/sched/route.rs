@@ -1,6 +1,7 @@
 //! One client's failover walk over the groups.
 //!
-//! Knows: tried channels, the order of groups, when to leave one. Never: how a connect is done, other clients' walks.
+//! Knows: tried channels, the order of groups, when to leave one. Never: how a connect is done, other
+//! clients' walks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,20 +18,20 @@ pub(super) struct World<'a> {
     pub(super) rules: &'a Rules,
     pub(super) now: Duration,
     pub(super) random: &'a mut Random,
-    /// What a client may wait for.
+    /// What the client may wait for.
     pub(super) patience: Patience,
     /// When no channel that is up is left, the others are tried.
     pub(super) fail_open: bool,
-    /// Where the step leaves word which groups have news for those in line.
+    /// The step adds groups here that have changes for waiting clients.
     pub(super) stirred: &'a mut Vec<GroupId>,
 }
 
-/// What a client may wait for that it meets.
+/// What a client may wait for when it meets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Patience {
-    /// A channel that is full.
+    /// A full channel.
     pub(super) full: bool,
-    /// A channel that is paused.
+    /// A paused channel.
     pub(super) paused: bool,
 }
 
@@ -41,23 +42,24 @@ impl Patience {
 
 /// The state of one client's walk: which channels were tried, which group comes next.
 ///
-/// A walk ends by construction: each step marks a channel of the group as tried, or goes to a later group, or begins the
-/// second and last round, or is the end. Nothing ever goes back. The first round is for channels that are up. Only when no
-/// untried one is left anywhere does the second begin, for those that are not.
+/// A walk always ends: each step marks a channel of the group as tried, or goes to a later group, or begins
+/// the second and last round, or is the end. Nothing ever goes back. The first round is for channels that are
+/// up. The second round begins only when no untried one of those is left anywhere, and is for channels that
+/// are not up.
 #[derive(Debug)]
 pub struct Route {
     bucket: Bucket,
-    /// Where it may go.
+    /// The groups that it may go to.
     within: GroupRange,
     tier: Tier,
     reason: NoChannel,
-    /// A channel that is up was full, or paused.
+    /// A channel that is up was full or paused.
     met_full: bool,
     /// A channel was paused.
     met_paused: bool,
-    /// The first group not left yet; `None` = the walk is over.
+    /// The first group that it has not left yet. `None`: the walk is over.
     at: Option<GroupId>,
-    /// The channel of that group handed out last. If there is a further step, then it failed.
+    /// The channel of that group that was handed out last. If there is a further step, it has failed.
     last: Option<u16>,
     /// What this walk did to that group's cursor.
     moved: Option<Moved>,
@@ -67,9 +69,9 @@ pub struct Route {
 
 #[derive(Debug, Clone, Copy)]
 struct Moved {
-    /// The cursor as it was before this walk moved it.
+    /// The cursor before this walk moved it.
     before: Cursor,
-    /// `Cursor::moves` as this walk left it.
+    /// `Cursor::moves` after this walk moved it.
     last_move: u64,
 }
 
@@ -93,7 +95,7 @@ impl Route {
         }
     }
 
-    /// A walk that does not try these.
+    /// A walk that does not try these channels.
     pub fn past(client: ClientAddr, within: GroupRange, channels: &[ChannelKey]) -> Self {
         let mut route = Self::new(client, within);
         for key in channels {
@@ -113,7 +115,8 @@ impl Route {
         }
     }
 
-    /// The next channel of the walk, its slot taken. The groups may have been edited since the last step.
+    /// The next channel of the walk, with its slot taken. The groups may have been edited since the last
+    /// step.
     pub(super) fn step(
         &mut self,
         groups: &mut BTreeMap<GroupId, Group>,
@@ -134,10 +137,10 @@ impl Route {
         }
     }
 
-    /// Another channel of the group that it is at: one that is up, has room and was not tried. For a client that goes on with what it has,
-    /// so the walk never leaves the group for that. `None`: there is none.
+    /// Another channel of the present group that is up, has room and was not tried. The client goes on with
+    /// the one that it has, so the walk never leaves the group for this. `None`: there is none.
     ///
-    /// The one handed out last counts as tried from here on: this walk does not come back to it.
+    /// The channel that was handed out last counts as tried from here on: this walk does not return to it.
     pub(super) fn step_beside(
         &mut self,
         groups: &mut BTreeMap<GroupId, Group>,
@@ -164,12 +167,13 @@ impl Route {
         lease
     }
 
-    /// The channel handed out last was not tried after all, by no fault of its own.
+    /// The channel that was handed out last was not tried after all, for a reason that is not its fault.
     pub(super) fn forget_last(&mut self) {
         self.last = None;
     }
 
-    /// Why there is nothing. What failed, or is not up, matters only where no channel that is full could have served it.
+    /// Why there is no channel. Failed channels, and those that are not up, matter only if no full channel
+    /// could have served the client.
     fn end(&self) -> NoChannel {
         if self.met_full { NoChannel::Full } else { self.reason }
     }
@@ -212,7 +216,7 @@ impl Route {
     fn learn_failure(&mut self, groups: &BTreeMap<GroupId, Group>) {
         let (Some(last), Some(at)) = (self.last.take(), self.at) else { return };
         if groups.get(&at).is_some_and(|group| group.is_held(usize::from(last))) {
-            // It was paused while it was dialled: that it does not answer now is what the pause is for.
+            // It was paused while it was dialled: that it does not answer now is the reason for the pause.
             return self.begin_again();
         }
         self.reason = NoChannel::Failed;
@@ -223,25 +227,26 @@ impl Route {
         self.tried.iter().find(|(id, _)| *id == group).map(|(_, tried)| tried)
     }
 
-    /// Is there no channel left that is up, usable and not tried, not even one that the policies keep from this client?
+    /// Is no channel left that is up, usable and not tried, not even one that the policies keep from this
+    /// client?
     fn is_spent(&self, groups: &BTreeMap<GroupId, Group>) -> bool {
         let nobody = Tried::default();
         let mut mine = groups.range(self.within.first..=self.within.last);
         !mine.any(|(&id, group)| group.has_ready(self.tried_in(id).unwrap_or(&nobody)))
     }
 
-    /// The walk is over, but a channel was met that is worth waiting for: it may wait and then begin again, past the channels
-    /// that failed.
+    /// The walk is over, but it met a channel that is worth waiting for. The client may wait and then begin
+    /// again, without the channels that failed.
     pub(super) fn may_wait(&self, patience: Patience) -> bool {
         (patience.full && self.met_full) || (patience.paused && self.met_paused)
     }
 
-    /// A channel was met that is paused.
+    /// Was a paused channel met?
     pub(super) fn has_met_paused(&self) -> bool {
         self.met_paused
     }
 
-    /// Does it wait for a paused channel of these, or would it, if all others were full?
+    /// Does it wait for a paused channel, or would it if all others were full?
     pub(super) fn is_held(&self, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> bool {
         let nobody = Tried::default();
         groups.range_mut(self.within.first..=self.within.last).any(|(&id, group)| {
@@ -250,7 +255,7 @@ impl Route {
         })
     }
 
-    /// The walk of a client for whom these failed.
+    /// A walk for which these channels failed.
     #[cfg(test)]
     pub(super) fn after(failed: impl Iterator<Item = ChannelKey>) -> Self {
         let mut route = Self::new(std::net::IpAddr::from([192, 0, 2, 1]).into(), GroupRange::ALL);
@@ -261,7 +266,7 @@ impl Route {
         route
     }
 
-    /// Did a channel fail?
+    /// Has a channel failed?
     pub(super) fn has_failed(&self) -> bool {
         !self.tried.is_empty()
     }
@@ -278,7 +283,7 @@ impl Route {
         self.tried_in(channel.group).is_some_and(|tried| tried.contains(channel.channel.index()))
     }
 
-    /// Begins again after a wait. Of what it met before only what failed still holds.
+    /// Begins again after a wait. Of what it met before, only failures remain valid.
     pub(super) fn begin_again(&mut self) {
         (self.at, self.tier) = (Some(self.within.first), Tier::Up);
         (self.met_full, self.met_paused) = (false, false);
@@ -290,7 +295,7 @@ impl Route {
         self.within
     }
 
-    /// Is this channel where it may go, and did it not fail?
+    /// May the client use this channel, and did it not fail?
     pub(super) fn may_have(&self, channel: ChannelKey) -> bool {
         self.within.contains(channel.group) && !self.has_tried(channel)
     }
@@ -301,7 +306,7 @@ impl Route {
 
     fn take(&mut self, group: &mut Group, number: usize) -> Lease {
         let cursor = group.cursor();
-        // If others moved it between two tries of ours, only what we do from here on is ours to put back.
+        // If others moved the cursor between two steps, only the later moves of this walk can be put back.
         let before = match self.moved {
             Some(moved) if moved.last_move == cursor.moves => moved.before,
             _ => cursor,
@@ -318,7 +323,7 @@ impl Route {
         }
     }
 
-    /// This channel answered. Only if it is the one handed out last, the turns of its group go on behind it.
+    /// This channel answered. If it is the one handed out last, the turns of its group continue after it.
     pub(super) fn arrive(self, key: ChannelKey, group: &mut Group) {
         if let (Some(last), Some(moved)) = (self.last, self.moved)
             && self.at == Some(key.group)

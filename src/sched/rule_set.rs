@@ -1,42 +1,44 @@
-//! Networks that may come and networks that may not, and which of them an address belongs to: the longest prefix wins.
+//! Allowed and denied networks, and which of them applies to an address: the one with the longest prefix.
 //!
-//! Knows: networks. Never: where they come from, time, clients that are there.
+//! Knows: networks. Never: where they come from, time, which clients are connected.
 //!
-//! Prefixes contain each other or have nothing in common, so they cut the addresses into ranges of which each has one longest
-//! prefix. The ranges are sorted, and an address is found by halving. A million networks take some 20 MB (IPv4: 6 bytes a range,
-//! at most two ranges a network), and a look takes some 100 ns, most of it waiting for memory.
+//! Two prefixes either contain each other or have nothing in common. So they cut the addresses into ranges,
+//! each with one longest prefix. The ranges are sorted, and an address is found by binary search. A million
+//! networks take about 20 MB (IPv4: 6 bytes per range, at most two ranges per network), and a lookup takes
+//! about 100 ns, mostly waiting for memory.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// What is said of a network.
+/// What a list says about a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ruling {
-    /// It may come.
+    /// Its addresses may connect.
     Allow,
-    /// It may not.
+    /// Its addresses may not connect.
     Deny,
 }
 
-/// The longest prefix that an address has, and what is said of it.
+/// The longest prefix that contains an address, and what is said about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Longest {
     pub(super) prefix: u8,
     pub(super) verdict: Ruling,
 }
 
-/// Networks, each with what is said of it.
+/// Networks, each with what is said about it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuleSet {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
-    /// There is a list of those who may come: nobody else may.
+    /// There is a list of allowed networks, so no other address may connect.
     only_allowed: bool,
 }
 
 impl RuleSet {
-    /// Of these networks; of two that are the same the denied one holds. `only_allowed`: who is in none of them may not come.
+    /// Builds the set. If a network is both allowed and denied, it is denied. With `only_allowed`, addresses
+    /// in none of the networks are denied.
     pub fn new(nets: impl IntoIterator<Item = (IpNet, Ruling)>, only_allowed: bool) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (net, verdict) in nets {
@@ -58,12 +60,12 @@ impl RuleSet {
         Self { v4: Ranges::of(v4), v6: Ranges::of(v6), only_allowed }
     }
 
-    /// Is nothing said of anybody?
+    /// Does the set allow every address?
     pub fn is_empty(&self) -> bool {
         !self.only_allowed && self.v4.starts.is_empty() && self.v6.starts.is_empty()
     }
 
-    /// The longest prefix that an address has.
+    /// The longest prefix that contains an address; `None` if there is none.
     pub(super) fn longest(&self, client: IpAddr) -> Option<Longest> {
         match client.to_canonical() {
             IpAddr::V4(v4) => self.v4.find(v4.into()),
@@ -71,7 +73,8 @@ impl RuleSet {
         }
     }
 
-    /// May an address not come that is in a network of this length which may not?
+    /// Is an address refused? `denied` is the prefix length of the longest network with this address that
+    /// operators have denied.
     pub(super) fn refuses(&self, client: IpAddr, denied: Option<u8>) -> bool {
         match (self.longest(client), denied) {
             (Some(Longest { prefix, .. }), Some(denied)) if denied >= prefix => true,
@@ -80,7 +83,7 @@ impl RuleSet {
         }
     }
 
-    /// Memory that it takes, in bytes.
+    /// How much memory it takes, in bytes.
     pub fn bytes(&self) -> usize {
         self.v4.starts.capacity() * size_of::<u32>()
             + self.v6.starts.capacity() * size_of::<u128>()
@@ -88,7 +91,7 @@ impl RuleSet {
     }
 }
 
-/// A network as two numbers.
+/// A network as a pair of numbers.
 #[derive(Debug, Clone, Copy)]
 struct Prefix<N> {
     first: N,
@@ -97,13 +100,14 @@ struct Prefix<N> {
     verdict: Ruling,
 }
 
-/// What holds in a range: twice the length of the prefix, and one more if it is denied; [`NOTHING`].
+/// What applies in a range: twice the length of the prefix, plus one if it is denied; or [`NOTHING`].
 type RangeWord = u16;
 
-/// In no network.
+/// The range is in no network.
 const NOTHING: RangeWord = RangeWord::MAX;
 
-/// The addresses, cut into ranges: each goes from its start to the next one's, and the first begins at 0 or later.
+/// The addresses, cut into ranges: each goes from its start to the start of the next, and the first begins at
+/// 0 or later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ranges<N> {
     starts: Vec<N>,
@@ -116,7 +120,7 @@ impl<N> Default for Ranges<N> {
     }
 }
 
-/// A number that has a next one, unless it is the last.
+/// A number that has a successor unless it is the greatest.
 trait IpNumber: Copy + Ord {
     fn next(self) -> Option<Self>;
 }
@@ -135,7 +139,7 @@ impl IpNumber for u128 {
 
 impl<N: IpNumber> Ranges<N> {
     fn of(mut prefixes: Vec<Prefix<N>>) -> Self {
-        // What contains another comes before it; of two that are the same the one that holds comes last.
+        // A prefix comes before those that it contains; of two equal ones, the one that applies comes last.
         prefixes.sort_unstable_by_key(|one| (one.first, one.length, one.verdict));
         let mut ranges = Self::default();
         let mut open: Vec<Prefix<N>> = Vec::new();
@@ -150,7 +154,7 @@ impl<N: IpNumber> Ranges<N> {
         ranges
     }
 
-    /// Ends the prefixes that end before `next`: behind each holds what contains it.
+    /// Ends the prefixes that end before `next`: after each, the prefix that contains it applies again.
     fn close(&mut self, open: &mut Vec<Prefix<N>>, next: Option<N>) {
         while let Some(last) = open.last().map(|one| one.last)
             && next.is_none_or(|next| last < next)
@@ -162,9 +166,9 @@ impl<N: IpNumber> Ranges<N> {
         }
     }
 
-    /// From here on this holds.
+    /// This applies from `start` on.
     fn begin(&mut self, start: N, says: RangeWord) {
-        // What was said of the same start was said of nobody.
+        // The earlier range with this start is empty.
         if self.starts.last() == Some(&start) {
             self.starts.pop();
             self.says.pop();

@@ -1,29 +1,29 @@
-//! What holds for all clients and channels of an instance.
+//! Settings for all clients and channels of an instance.
 //!
-//! Knows: plain values. Never: where they were said.
+//! Knows: plain values. Never: where they come from.
 
 use std::num::NonZeroU32;
 
 use super::{HealthRules, Policy};
 
-/// What holds for the whole instance.
+/// The settings of an instance that the choice of channels depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// `-H`: a hash group fails over inside the group too.
+    /// `-H`: a hash group also fails over within the group.
     pub hash_failover: bool,
     /// `-a`: a channel whose connect fails is disabled.
     pub autodisable: bool,
-    /// How many workers count bytes; each gets its own cache line per channel. At least 1.
+    /// Number of workers that count bytes; each gets a cache line of its own per channel. At least 1.
     pub shards: usize,
-    /// What health goes by.
+    /// The settings of health.
     pub health: HealthRules,
-    /// A hash group gives no channel more than this many thousandths of its share of clients; `None` = as it comes.
+    /// Maximum load of a channel in a hash group, in thousandths of its share of clients. `None`: no maximum.
     pub hash_balance: Option<NonZeroU32>,
-    /// How many clients may wait when channels are full; `None` = nobody.
+    /// How many clients may wait when channels are full. `None`: none.
     pub queue: Option<NonZeroU32>,
-    /// The policy of groups that come into being without one.
+    /// The policy of groups that are created without one.
     pub policy: Policy,
-    /// What decides by lot: of two choices, and how far probes are moved against each other.
+    /// The seed for random choices, and for the jitter of probes.
     pub seed: u64,
 }
 

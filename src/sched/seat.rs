@@ -1,10 +1,11 @@
 //! The numbers by which hashing knows clients and channels.
 //!
-//! Knows: addresses, names of hosts, arithmetic that is the same on every machine. Never: which channels there are, weights.
+//! Knows: addresses, host names, arithmetic that is the same on every machine. Never: which channels there
+//! are, weights.
 //! Source: docs/policies.md, "What a channel is known by".
 //!
-//! All of it is a promise: the clients of sites that run stay with their servers through restarts, upgrades and changes of
-//! addresses. Change no constant and no rule here; `schedule_sim::hashing` holds them.
+//! All of this is a promise: clients of running sites stay with their servers through restarts, upgrades and
+//! changes of addresses. Do not change any constant or rule here; `schedule_sim::hashing` checks them.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -17,7 +18,7 @@ const NAME: u64 = 0x4528_21e6_38d0_1377;
 const SEAT: u64 = 0xa409_3822_299f_31d0;
 const SPOT: u64 = 0x082e_fa98_ec4e_6c89;
 
-/// The clients that share one fate.
+/// A set of clients that always map to the same channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bucket(pub(super) u16);
 
@@ -26,7 +27,7 @@ impl Bucket {
     pub(super) const COUNT: usize = 1 << 16;
 
     pub(super) fn of(client: ClientAddr) -> Self {
-        // The highest bits are the best mixed ones of a multiplication.
+        // The highest bits of a multiplication are mixed best.
         Self((mix_ip(client.ip()) >> 48) as u16)
     }
 
@@ -34,7 +35,7 @@ impl Bucket {
         usize::from(self.0)
     }
 
-    /// What the bucket puts into its scores.
+    /// What the bucket contributes to its scores.
     pub(super) fn spot(self) -> u64 {
         mix(SPOT ^ u64::from(self.0))
     }
@@ -53,33 +54,34 @@ impl Seat {
             Some(Host::Literal(ip)) => mix_ip(ip),
             Some(Host::Path(path)) => mix_name(path.bytes()),
             Some(Host::Name(name)) => mix_name(name.bytes().map(|byte| byte.to_ascii_lowercase())),
-            // Whatever order the resolver gives.
+            // The smallest address, so that the resolver's order does not matter.
             Some(Host::Number) | None => mix_address(smallest(addresses)),
         };
         Self { host, port: smallest(addresses).port() }
     }
 
-    /// What the channel puts into its scores, as the `nth` of those that are known by the same.
+    /// What the channel contributes to its scores, as the `nth` of those with the same seat.
     pub(super) fn key(self, nth: usize) -> u64 {
         let place = (nth as u64) << 16 | u64::from(self.port);
         mix(mix(SEAT ^ place) ^ self.host)
     }
 }
 
-/// What a typed host is.
+/// The kind of host that was typed.
 #[derive(Debug, PartialEq, Eq)]
 enum Host<'a> {
-    /// An address, never a v4-mapped one. Its zone is of this machine only, so it does not count.
+    /// An address, never an IPv4-mapped one. Its zone is valid only on this machine, so it is ignored.
     Literal(IpAddr),
-    /// One of the old spellings of an IPv4 address, like `127.1` or `0x7f000001`: the system says which one.
+    /// An IPv4 address in an old notation, such as `127.1` or `0x7f000001`; the system says which address it
+    /// is.
     Number,
-    /// A socket of this machine.
+    /// A Unix socket of this machine.
     Path(&'a str),
     /// Anything else, without the dot that may end it.
     Name(&'a str),
 }
 
-/// May a resolver say other addresses of this host tomorrow?
+/// Is this a name, so that a resolver may return other addresses for it later?
 pub fn is_name(typed: &str) -> bool {
     matches!(Host::of(typed), Host::Name(_))
 }
@@ -102,7 +104,8 @@ impl<'a> Host<'a> {
     }
 }
 
-/// No name ends so; what does is taken for an address by every resolver.
+/// Does a label look like a number? No host name ends with one; every resolver takes such a host for an
+/// address.
 fn is_number(label: &str) -> bool {
     let hex = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     match hex {
@@ -123,7 +126,7 @@ fn mix_address(address: Address) -> u64 {
     }
 }
 
-/// The bytes of an address as numbers in network order, so that every machine sees the same.
+/// The bits of an address in network order, so that the result is the same on every machine.
 fn mix_ip(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(v4) => mix(V4 ^ u64::from(v4.to_bits())),
@@ -134,7 +137,8 @@ fn mix_ip(ip: IpAddr) -> u64 {
     }
 }
 
-/// Eight bytes at a time, the first one the lowest; what is missing at the end is 0, and the length tells it from real ones.
+/// Eight bytes at a time, the first one lowest. Missing bytes at the end are 0; the length distinguishes them
+/// from real zeros.
 fn mix_name(bytes: impl Iterator<Item = u8>) -> u64 {
     let (mut hash, mut word, mut length) = (NAME, 0_u64, 0_u64);
     for byte in bytes {
@@ -148,7 +152,8 @@ fn mix_name(bytes: impl Iterator<Item = u8>) -> u64 {
     mix(mix(hash ^ word) ^ length)
 }
 
-/// Every bit of the result depends on every bit of `x`, and no two `x` give the same (the finalizer of splitmix64).
+/// Every bit of the result depends on every bit of `x`, and no two `x` give the same result (the finalizer of
+/// splitmix64).
 pub(super) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,13 +1,16 @@
-//! Who gets a slot that comes free, while clients wait.
+//! Which client gets a slot that becomes free while clients wait.
 //!
-//! A slot goes to the first in line whose walk leads to it. A newcomer gets what nobody in line can take: those in line are
-//! served first, and what comes free after that is not known to the newcomer's walk, since nothing in between asks.
+//! A slot goes to the first waiting client whose walk leads to it. A newcomer gets what no waiting client can
+//! take: waiting clients are served first, and a slot that is freed after that is not known to the newcomer's
+//! walk, since nothing looks in between.
 //!
-//! Knows: what changed since the line was served last, which rounds a walk has. Never: sockets, how long anybody has waited.
+//! Knows: what changed since waiting clients were last served, which rounds a walk has. Never: sockets, how
+//! long anyone has waited.
 //!
-//! After the line was served, nobody in it can have any channel, as things are. So only what changed since can serve
-//! anybody: channels that have room now and had none (`ready`), and, for those who are left without any channel that
-//! is up, whatever changed about the others (`second`). A walk of everybody in line is made for the latter only.
+//! After waiting clients were served, none of them can have any channel as things are. So only later changes
+//! can serve one: channels that have room now and had none (`ready`), and, for clients without any channel
+//! that is up, any change about the others (`second`). Only for the latter are the walks of all waiting
+//! clients tried.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +21,7 @@ use super::{
     ChannelKey, Grant, GroupId, GroupRange, Lease, Loss, NoChannel, Route, Rules, Table, Ticket, Turn,
 };
 
-/// Of each group where a client may have one channel only: that one, unless it failed.
+/// For each group where the client may use only one channel: that channel, unless it failed.
 fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules) -> Vec<ChannelKey> {
     let mut homes = Vec::new();
     let GroupRange { first, last } = route.within();
@@ -30,9 +33,10 @@ fn homes_of(route: &Route, groups: &mut BTreeMap<GroupId, Group>, rules: &Rules)
 }
 
 impl Table {
-    /// The next channel of a walk as by [`Table::next`], or a place in line if channels are full and the line is not.
-    /// `tag` comes back with the grant. Who has waited already and got a channel that failed keeps its place, `before`,
-    /// even if the queue is full by now. Clients in the queue are served first: `grants` gets their slots.
+    /// The next channel of a walk as [`Table::next`] finds it, or a place in the wait queue if channels are
+    /// full and the queue is not. `tag` comes back with the grant. A client that waited and then got a
+    /// channel that failed keeps its place `before`, even if the queue is full by now. Waiting clients are
+    /// served first; `grants` receives their slots.
     pub fn next_or_wait(
         &mut self,
         mut route: Route,
@@ -48,7 +52,8 @@ impl Table {
         let fail_open = self.rules.health.fail_open;
         let mut found = self.walk(&mut route, patience, fail_open);
         if found.is_err() && route.may_wait(patience) && route.has_failed() {
-            // It has left groups long ago, and may find there now what it is about to wait for, or that it waits for nothing.
+            // It left earlier groups long ago, and may now find there what it is about to wait for, or that
+            // there is nothing to wait for.
             route.begin_again();
             found = self.walk(&mut route, patience, fail_open);
         }
@@ -58,14 +63,15 @@ impl Table {
                 let homes = homes_of(&route, &mut self.groups, &self.rules);
                 Turn::Later(self.line.enter(tag, route, homes, before))
             }
-            // It could have waited, had there been room for it.
+            // It could have waited if the queue had room.
             Err(_) if route.has_met_paused() || self.paused => Turn::Never(Loss::QueueFull),
             Err(NoChannel::Full) if self.rules.queue.is_some() => Turn::Never(Loss::QueueFull),
             Err(why) => Turn::Never(Loss::NoChannel(why)),
         }
     }
 
-    /// The next channel that is up, or a place in line if those are full and the line is not. `None`: neither.
+    /// The next channel that is up, or a place in the wait queue if those are full and the queue is not.
+    /// `None`: neither.
     pub(super) fn next_up_or_wait(
         &mut self,
         mut route: Route,
@@ -83,14 +89,15 @@ impl Table {
         Some(Turn::Later(self.line.enter(tag, route, homes, None)))
     }
 
-    /// The turn of a client that was in line in another process with this place: it has the same here, whoever has come back
-    /// before it, even if the line is full. Those with places before it are served first, those with later ones behind it:
-    /// `grants` gets their slots. A place that was given out in neither process, or that somebody else has here, is the last one.
+    /// The turn of a client that had this place in another process's wait queue. It gets the same place here,
+    /// even if the queue is full and whichever client came back before it. Clients with earlier places are
+    /// served before it, later ones after it; `grants` receives their slots. If neither process gave out the
+    /// place, or another client has it here, the client gets the last place.
     pub fn rejoin(&mut self, route: Route, tag: u64, ticket: u64, grants: &mut Vec<Grant>) -> Turn {
         let ticket = self.line.place(ticket).unwrap_or_else(|| self.line.last_place());
         self.advance_groups();
         let homes = homes_of(&route, &mut self.groups, &self.rules);
-        // It stands in line before that is served, so that nobody behind it gets what it may have.
+        // It joins the queue before the queue is served, so that no client after it gets what it may have.
         let ticket = self.line.enter(tag, route, homes, Some(ticket));
         let mut served = self.grant();
         let own = served.iter().position(|grant| grant.ticket == ticket).map(|at| served.remove(at));
@@ -99,14 +106,16 @@ impl Table {
             return Turn::Now(own.route, own.lease);
         }
         let Some(waiter) = self.line.leave(ticket) else { return Turn::Never(Loss::Ours) };
-        // What had room all along was offered to nobody in line, and there may be nothing that it could wait for.
+        // Channels that had room all the time were offered to no waiting client, and there may be nothing
+        // that it could wait for.
         let mut route = waiter.route;
         route.begin_again();
         self.next_or_wait(route, tag, Some(ticket), grants)
     }
 
-    /// The next channel of a walk as by [`Table::next`], but never one that is not up: for a client that could come back to a channel, and had better wait for that
-    /// one than try those. Clients in the queue are served first: `grants` gets their slots.
+    /// The next channel of a walk as [`Table::next`] finds it, but only one that is up: for a client that
+    /// could come back to an earlier channel, which is better than trying those that are not up. Waiting
+    /// clients are served first; `grants` receives their slots.
     ///
     /// # Errors
     /// As for [`next`](Self::next).
@@ -115,18 +124,19 @@ impl Table {
         self.walk(route, Patience::NONE, false)
     }
 
-    /// Serves the line, so that a walk by what is known takes nothing that somebody in line may have: to be called right
+    /// Serves waiting clients, so that a walk takes nothing that one of them may have. Call it directly
     /// before the walk, under the same lock.
     pub(super) fn serve_before_newcomer(&mut self, grants: &mut Vec<Grant>) {
         if self.line.is_empty() {
             return self.learn_freed();
         }
-        // Else the walk itself would find what time has changed, and by the way a slot that has just come free.
+        // Otherwise the walk itself would notice what time has changed, and with it a slot that was freed
+        // just now.
         self.advance_groups();
         grants.append(&mut self.grant());
     }
 
-    /// Gives free slots to those in line, in their order. To be called after everything that may have made room.
+    /// Gives free slots to waiting clients in their order. Call it after everything that may have made room.
     pub fn grant(&mut self) -> Vec<Grant> {
         let mut grants = Vec::new();
         self.learn_freed();
@@ -143,9 +153,10 @@ impl Table {
         grants
     }
 
-    /// Channels that have room now go to the first in line who may have them.
+    /// Channels that have room now go to the first waiting clients that may use them.
     fn first_round(&mut self, grants: &mut Vec<Grant>) {
-        // For each such channel the first one who may have it; the first of these is the first in line who may have any.
+        // For each such channel, the first client that may use it; the first of these is the first that may
+        // use any.
         let mut turns = BTreeSet::new();
         loop {
             for channel in std::mem::take(&mut self.changes.ready) {
@@ -160,14 +171,14 @@ impl Table {
                         turns.extend(self.first_for(channel).map(|next| (next, channel)));
                     }
                 }
-                // It got another one of them.
+                // It got another one of these channels.
                 first => turns.extend(first.map(|first| (first, channel))),
             }
         }
     }
 
-    /// Those who have nothing to wait for any more may have channels that are not up: a walk of everybody in line, unless
-    /// it is clear that nobody can be in that state.
+    /// Clients with nothing left to wait for may use channels that are not up. Tries the walks of all waiting
+    /// clients, unless it is clear that none is in that state.
     fn second_round(&mut self, grants: &mut Vec<Grant>) {
         if !std::mem::take(&mut self.changes.second) {
             return;
@@ -176,12 +187,12 @@ impl Table {
         if !self.rules.health.fail_open || !self.has_spare() {
             return;
         }
-        // Where some may have what others may not, nothing can be said of all of them.
+        // If some clients may use what others may not, nothing can be said about all of them.
         let are_alike = self.line.are_alike();
         if are_alike && self.has_more_up_for_all(most_tried) {
             return;
         }
-        // Channels that are up and have room keep everybody from the others who has not tried them.
+        // A channel that is up and has room keeps from the others every client that has not tried it.
         let has_ready = self.groups.values().any(|group| group.ready().next().is_some());
         if are_alike && self.groups.values().flat_map(Group::ready).nth(most_tried).is_some() {
             self.changes.kept = true;
@@ -197,14 +208,14 @@ impl Table {
         }
     }
 
-    /// Lets one in line try. `true` = it got a slot.
+    /// Lets a waiting client try. `true` if it got a slot.
     fn turn_of(&mut self, ticket: Ticket, grants: &mut Vec<Grant>) -> bool {
         let Some(waiter) = self.line.waiter(ticket) else { return false };
         #[cfg(test)]
         {
             self.changes.asked += 1;
         }
-        // The walk is taken out of the line while the table is looked at.
+        // The walk is taken out of the queue while the table is used.
         let empty = Route::of(waiter.route.bucket(), waiter.route.within());
         let mut route = std::mem::replace(&mut waiter.route, empty);
         route.begin_again();
@@ -218,7 +229,7 @@ impl Table {
         true
     }
 
-    /// The first in line who may have this channel, if it has room.
+    /// The first waiting client that may use this channel, if the channel has room.
     fn first_for(&mut self, channel: ChannelKey) -> Option<Ticket> {
         let group = self.groups.get(&channel.group)?;
         if !group.is_ready(channel.channel.index()) {
@@ -227,28 +238,28 @@ impl Table {
         first_for(&mut self.line, channel, is_one_each(group, &self.rules))
     }
 
-    /// Is any channel usable that is not up?
+    /// Is any channel usable but not up?
     fn has_spare(&self) -> bool {
         self.groups.values().any(Group::has_spare)
     }
 
-    /// Are more than so many channels up, full or not, that any client may have?
+    /// Are more than `than` channels up, full or not, that any client may use?
     fn has_more_up_for_all(&self, than: usize) -> bool {
         let groups = self.groups.values().filter(|group| !is_one_each(group, &self.rules));
         groups.flat_map(Group::up).nth(than).is_some()
     }
 
-    /// Looks anew who may have only which channel.
+    /// Updates which single channels waiting clients may use.
     pub(super) fn settle(&mut self) {
         self.line.settle(|route| homes_of(route, &mut self.groups, &self.rules));
     }
 
-    /// Gives up a place. `false` = its turn has come already: the grant is on its way.
+    /// Gives up a place. `false`: its turn has already come, and the grant is on its way.
     pub fn leave_line(&mut self, ticket: Ticket) -> bool {
         self.line.leave(ticket).is_some()
     }
 
-    /// Clients that wait.
+    /// How many clients wait.
     pub fn waiting(&self) -> usize {
         self.line.len()
     }

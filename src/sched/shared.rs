@@ -1,6 +1,6 @@
-//! The table as the threads of the running program share it.
+//! The table as the threads of the program share it.
 //!
-//! Knows: one lock, and what is asked without it. Never: what happens under it.
+//! Knows: one lock, and what can be asked without it. Never: what happens under it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use super::losses::Losses;
 use super::tally::ServiceTally;
 use super::{End, Loss, Table};
 
-/// The one table of an instance. Locked for one call at a time, never across a system call.
+/// The table of a service. Locked for one call at a time, never during a system call.
 #[derive(Debug, Clone)]
 pub struct SharedTable(Arc<Locked>);
 
@@ -43,38 +43,41 @@ impl SharedTable {
             gate: Gate::default(),
         }))
     }
-    /// Which clients are let in. Takes no lock of the table.
+    /// Which clients are let in. Does not lock the table.
     pub fn gate(&self) -> &Gate {
         &self.0.gate
     }
-    /// Locks it and tells it the time, since the start of the instance. A panic while it was locked does not take the
-    /// instance down: the table is used as it was left.
+    /// Locks the table and sets its time, which counts from the start of the instance. A panic under the lock
+    /// does not end the instance: the table is used as it was left.
     pub fn lock_at(&self, now: Duration) -> MutexGuard<'_, Table> {
         let mut table = self.lock();
         table.advance(now);
         table
     }
-    /// Locks it where time does not matter.
+    /// Locks the table where time does not matter.
     pub fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Is anybody in line? Takes no lock; see `Line` for why the answer can be relied on after a slot was given back.
+    /// Does any client wait? Does not lock the table; see `Line` for why the answer is reliable after a slot
+    /// was given back.
     pub fn is_anyone_waiting(&self) -> bool {
         self.0.waiting.load(Ordering::SeqCst) > 0
     }
-    /// How often pauses have changed. Takes no lock.
+    /// How many times pauses have changed. Does not lock the table.
     pub fn pauses(&self) -> usize {
         self.0.pauses.load(Ordering::SeqCst)
     }
-    /// A client was lost before it had a channel. Takes no lock.
+    /// Counts a client that was lost before it had a channel. Does not lock the table.
     pub fn lost(&self, why: Loss) {
         self.0.losses.count(why);
     }
-    /// A client's connection has ended, whether it had a channel or not. `shard`: the caller's worker number. Takes no lock.
+    /// Counts the end of a client's connection, whether it had a channel or not. `shard` is the caller's
+    /// worker number. Does not lock the table.
     pub fn ended(&self, shard: usize, how: End) {
         self.0.tally.ended(shard, how);
     }
-    /// A client got out of the line after so long. `shard`: the caller's worker number. Takes no lock.
+    /// Counts a client that left the wait queue after the time `long`. `shard` is the caller's worker number.
+    /// Does not lock the table.
     pub fn waited(&self, shard: usize, long: Duration) {
         self.0.tally.waited(shard, long);
     }

@@ -1,4 +1,4 @@
-//! The table as it was at one instant, for those who tell about it.
+//! The table as it was at one instant, for code that shows it.
 //!
 //! Knows: plain values. Never: the live table.
 
@@ -14,72 +14,72 @@ use super::{
 };
 use crate::spec::{Address, ChannelManner, LostSocket};
 
-/// A channel that is there for a word.
+/// A channel's membership in the set that a word stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Membership {
     /// The word.
     pub head: ChannelKey,
-    /// The weight that the word or the record gives it, whatever an operator has given it since.
+    /// The weight that the word or the record gives it, even if an operator has set another one since.
     pub weight: Weight,
 }
 
-/// One channel as it was when the snapshot was taken.
+/// One channel when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSnapshot {
     /// Its number in its group.
     pub id: ChannelId,
     /// Its addresses.
     pub addresses: Addresses,
-    /// Those of several that are known not to answer, and what they met.
+    /// Those of several addresses that are known not to answer, and why.
     pub addresses_out: Vec<(Address, String)>,
-    /// The one that answered a client last.
+    /// The address that last answered a client.
     pub used: Option<Address>,
-    /// What is known of its name; `None`: its host is an address.
+    /// What is known about its name. `None`: its host is not a name.
     pub naming: Option<NameSnapshot>,
-    /// The word that it is there for; `None`: its own.
+    /// The word that it belongs to. `None`: it has a word of its own.
     pub member_of: Option<Membership>,
     /// With `-a`: no address answered the last attempt, nor any since.
     pub unanswered: bool,
-    /// `-a` has disabled it, and no operator has said anything about that since.
+    /// `-a` disabled it, and no operator has changed that since.
     pub autodisabled: bool,
-    /// What the operator decided.
+    /// The operator's decision.
     pub state: AdminState,
-    /// It was taken away and goes with its last connection.
+    /// It was removed and is gone when its last connection ends.
     pub retires: bool,
-    /// Clients that would be sent to it wait.
+    /// Clients that would get it wait.
     pub paused: bool,
-    /// Limit of simultaneous connections, `None` = no limit.
+    /// Maximum number of simultaneous connections. `None`: no limit.
     pub maxc: Option<NonZeroU32>,
-    /// Its share of clients.
+    /// Its weight.
     pub weight: Weight,
-    /// How it is spoken to.
+    /// How balance speaks to it.
     pub manner: ChannelManner,
-    /// What is known of it, whatever the operator decided.
+    /// Its health, whatever the operator decided.
     pub health: HealthSnapshot,
-    /// Connections now, dialling ones included.
+    /// Its connections now, including those being dialled.
     pub active: u32,
-    /// Clients that wait for a slot and could take one of this channel.
+    /// Waiting clients that could take a slot of this channel.
     pub waiting: u32,
-    /// Connections handed to it, failed attempts too.
+    /// Connections handed to it, including failed attempts.
     pub totalc: u64,
     /// Failed attempts.
     pub failed: u64,
-    /// What the last failed attempt met, and how long ago that was.
+    /// Why the last attempt failed, and how long ago that was.
     pub last_error: Option<(String, Duration)>,
-    /// The time that half of the last connects took at most.
+    /// Half of the recent connects took at most this long.
     pub connect_p50: Option<Duration>,
-    /// The time that 99 of a hundred of the last connects took at most.
+    /// 99 % of the recent connects took at most this long.
     pub connect_p99: Option<Duration>,
-    /// Bytes client -> channel.
+    /// Bytes from client to channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from channel to client.
     pub rcvd_bytes: u64,
-    /// How its connections ended, and how long they took, since the start or the last `reset`.
+    /// How its connections ended and how long they took, since the start or the last `reset`.
     pub ended: Ended,
 }
 
 impl ChannelSnapshot {
-    /// Takes clients and is up, full or not. A paused one counts as one that is up, as it does for the table.
+    /// Does it take clients, and is it up, full or not? A paused channel counts as up, as in the table.
     pub fn is_up(&self) -> bool {
         let is_well = !matches!(self.health.state, HealthState::Ejected | HealthState::Down);
         self.state == AdminState::Enabled && self.weight > Weight::ZERO && (self.paused || is_well)
@@ -95,31 +95,31 @@ impl ChannelSnapshot {
     }
 }
 
-/// A word that stands for a set of channels, as it was when the snapshot was taken.
+/// A word that stands for a set of channels, when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FamilySnapshot {
-    /// What is said of each of them, and of its name.
+    /// What the word says about each of them, and what is known about its name.
     pub head: ChannelSnapshot,
-    /// They, in whatever groups they are. Those that are about to go are not among them.
+    /// Its channels in whatever groups; without those that are being removed.
     pub members: Vec<ChannelKey>,
-    /// What operators decided about some, those that are not there now too.
+    /// What operators decided about members, including those that do not exist now.
     pub decided: Vec<DecidedMember>,
 }
 
-/// What an operator decided about one of a set of channels.
+/// What an operator decided about one member of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecidedMember {
-    /// Which one.
+    /// Its host.
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// What was decided.
+    /// The state.
     pub state: AdminState,
-    /// Its limit.
+    /// The limit. `None`: no limit.
     pub maxc: Option<NonZeroU32>,
-    /// Its share of clients, if that is not the word's or the record's.
+    /// Its weight. `None`: that of the word or the record.
     pub weight: Option<Weight>,
-    /// It was taken away.
+    /// It was removed.
     pub removed: bool,
 }
 
@@ -130,7 +130,7 @@ impl DecidedMember {
     }
 }
 
-/// One group as it was when the snapshot was taken.
+/// One group when the snapshot was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupSnapshot {
     /// Its number.
@@ -139,43 +139,44 @@ pub struct GroupSnapshot {
     pub policy: Policy,
     /// Its channels in order of their numbers.
     pub channels: Vec<ChannelSnapshot>,
-    /// The words that stand for sets of channels, which have numbers among theirs.
+    /// The words that stand for sets of channels; their numbers are among those of the channels.
     pub families: Vec<FamilySnapshot>,
-    /// How many numbers were given out, those of removed channels included: the next channel gets this one.
+    /// How many channel numbers were given out, including those of removed channels; it is the number of the
+    /// next channel.
     pub numbers: usize,
 }
 
 /// The whole table at one instant, in order of group numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The groups that were ever touched.
+    /// The groups that were ever used.
     pub groups: Vec<GroupSnapshot>,
-    /// All channels are paused, those that come as well.
+    /// All channels are paused, including those that will be added.
     pub paused: bool,
-    /// How many clients were lost before they had a channel, by why; reasons without any are left out.
+    /// How many clients were lost before they had a channel, by reason; only reasons that occurred.
     pub losses: Vec<(Loss, u64)>,
-    /// How the clients ended, those who had no channel too, and how long those waited who were in line.
+    /// How clients ended, with or without a channel, and how long they waited in the wait queue.
     pub served: ClientCounts,
-    /// Why the lists of `--allow` and `--deny` are not what their files say. `None`: they are.
+    /// Why the lists of `--allow` and `--deny` differ from their files. `None`: they do not.
     pub stale_lists: Option<Arc<String>>,
-    /// Where its line has it listen, and it does not. `None`: it listens everywhere.
+    /// The configured addresses on which the service does not listen. `None`: it listens on all of them.
     pub not_listening: Option<Arc<String>>,
     /// Its Unix socket listens, and is not to be found by its path. `None`: it is, or there is none.
     pub lost_socket: Option<LostSocket>,
 }
 
-/// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey): the lock can be let go between two
-/// pieces, and then they are of different instants.
+/// A snapshot that is taken piece by piece, by [`Table::survey`](super::Table::survey). The lock can be
+/// released between two pieces, which are then from different instants.
 #[derive(Debug, Clone)]
 pub struct Survey {
-    /// Where it goes on.
+    /// Where to go on.
     pub(super) next: (GroupId, usize),
     pub(super) losses: Vec<(Loss, u64)>,
     pub(super) served: ClientCounts,
     pub(super) paused: bool,
-    /// As the gate says.
+    /// From the gate; see [`Snapshot::stale_lists`].
     pub stale_lists: Option<Arc<String>>,
-    /// As the service says.
+    /// From the service; see [`Snapshot::not_listening`].
     pub not_listening: Option<Arc<String>>,
     /// As the service says.
     pub lost_socket: Option<LostSocket>,
@@ -198,7 +199,7 @@ impl Default for Survey {
 }
 
 impl Survey {
-    /// The group that a piece is of.
+    /// The group that a piece belongs to.
     pub(super) fn group(&mut self, id: GroupId, policy: Policy) -> &mut GroupSnapshot {
         if self.groups.last().is_none_or(|last| last.id != id) {
             self.groups.push(GroupSnapshot {
@@ -213,61 +214,63 @@ impl Survey {
         &mut self.groups[last]
     }
 
-    /// What it has seen.
+    /// The complete snapshot.
     pub fn finish(self) -> Snapshot {
         let Self { groups, paused, losses, served, stale_lists, not_listening, lost_socket, .. } = self;
         Snapshot { groups, paused, losses, served, stale_lists, not_listening, lost_socket }
     }
 }
 
-/// One client's connection that has ended.
+/// A client's connection that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedSnapshot {
     /// Its number.
     pub id: u64,
-    /// Who the client was, if that was known.
+    /// The client, if it was known.
     pub client: Option<Peers>,
-    /// The channel that it had; `None`: it never got one.
+    /// Its channel. `None`: it never got one.
     pub channel: Option<ChannelKey>,
-    /// Since it was accepted.
+    /// The time since it was accepted.
     pub age: Duration,
-    /// Since it ended.
+    /// The time since it ended.
     pub ended: Duration,
-    /// Bytes client -> channel.
+    /// Bytes from client to channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from channel to client.
     pub rcvd_bytes: u64,
     /// How it ended.
     pub how: End,
 }
 
-/// One client's connection at one instant, as the data plane sees it.
+/// A client's connection at one instant, as the data plane sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSnapshot {
     /// Its number, which no other connection of the instance ever had.
     pub id: u64,
-    /// Who the client is, if the system still knows it.
+    /// The client, if the system still knows it.
     pub client: Option<Peers>,
-    /// The port that it came to, of a service that has several.
+    /// The port that it connected to, if the service has several.
     pub port: Option<u16>,
-    /// The channel it has, or is being connected to; `None` while it waits for one.
+    /// Its channel, or the one being dialled. `None` while it waits for one.
     pub channel: Option<ChannelKey>,
-    /// When it was accepted, by the clock of the process: ages of several are measured at several moments.
+    /// When it was accepted, by the process's clock. Ages of several sessions are measured at different
+    /// moments.
     pub begun: Duration,
-    /// Since it was accepted.
+    /// The time since it was accepted.
     pub age: Duration,
-    /// Since bytes moved last.
+    /// The time since bytes last moved.
     pub idle: Duration,
-    /// Since one side ended its direction, if one has.
+    /// The time since one side ended its direction, if one has.
     pub half_closed: Option<Duration>,
-    /// Bytes client -> channel.
+    /// Bytes from client to channel.
     pub sent_bytes: u64,
-    /// Bytes channel -> client.
+    /// Bytes from channel to client.
     pub rcvd_bytes: u64,
 }
 
 impl SessionSnapshot {
-    /// Where it stands among others, the oldest first. Not by their ages: each worker measures those at a moment of its own.
+    /// Its position among others, oldest first. Ages cannot be used for that, since each worker measures them
+    /// at a moment of its own.
     pub fn place(&self) -> (Duration, u64) {
         (self.begun, self.id)
     }

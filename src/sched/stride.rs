@@ -1,17 +1,18 @@
-//! Turns by weight: smooth, and exact over every full round.
+//! Turns by weight: evenly spread, and exact over every full round.
 //!
-//! Knows: weights, turns taken. Never: channels, who is usable, what a weight is for.
+//! Knows: weights, turns taken. Never: channels, which are usable, what a weight is for.
 //!
-//! Each member has its turns at the middles of `weight` equal parts of a round: with weights 3 and 1 that is 1/6, 3/6, 5/6
-//! and 1/2, so the order is a a b a. The next turn is the earliest one; it costs O(log n), and in each round every member
-//! gets exactly its weight. Times are fractions of different denominators, compared by multiplying out.
+//! A member's turns are at the middles of `weight` equal parts of a round: with weights 3 and 1 they are at
+//! 1/6, 3/6, 5/6 and at 1/2, so the order is a a b a. The next turn is the earliest one; finding it costs
+//! O(log n), and in each round every member gets exactly its weight. Times are fractions with different
+//! denominators, compared by cross-multiplication.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use super::bits::Tried;
 
-/// When a turn is, in the terms of stride scheduling: `(2 turns + 1) / (2 weight)` rounds.
+/// The time of a turn, as in stride scheduling: `(2 turns + 1) / (2 weight)` rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pass {
     turns: u64,
@@ -33,20 +34,20 @@ impl PartialOrd for Pass {
     }
 }
 
-/// The turns of a group's members. Who is not in it takes no turns.
+/// The turns of a group's members. Other channels take no turns.
 #[derive(Debug, Default)]
 pub(super) struct Stride {
     queue: BTreeSet<Pass>,
-    /// Each member's next turn, also of those who are out just now: by number.
+    /// Each member's next turn by number, including members that are out at the moment.
     turns: Vec<Option<Pass>>,
-    /// The turn that was taken last: that is what time it is. Each member's next turn comes after it, and not later than
-    /// one of its parts of a round after it; that alone makes the next round exact, and every one after that.
+    /// The turn that was taken last, which is the present time. Each member's next turn comes after it, by at
+    /// most one of the member's parts of a round. That alone makes every following round exact.
     now: Option<Pass>,
 }
 
 impl Stride {
-    /// Lets a member take turns with this weight (above 0). One that comes, or comes back, starts at its next turn
-    /// from now on: what it did not take while it was away is gone.
+    /// Lets a member take turns with this weight (above 0). A member that is new or comes back starts at its
+    /// next turn from now on: turns that it missed meanwhile are lost.
     pub(super) fn enter(&mut self, number: usize, weight: u32) {
         let Ok(short) = u16::try_from(number) else { return };
         if self.turns.len() <= number {
@@ -67,22 +68,23 @@ impl Stride {
         self.put(turn);
     }
 
-    /// Takes a member out.
+    /// Removes a member.
     pub(super) fn leave(&mut self, number: usize) {
         if let Some(Some(turn)) = self.turns.get(number) {
             self.queue.remove(turn);
         }
     }
 
-    /// Whose turn it is, but for those who were tried.
+    /// The member whose turn it is, without those that were tried.
     pub(super) fn next(&self, tried: &Tried) -> Option<usize> {
         self.queue.iter().map(|turn| usize::from(turn.number)).find(|&number| !tried.contains(number))
     }
 
-    /// The member takes its turn. Those whose turn came before it were passed over, and have saved nothing up by that.
+    /// The member takes its turn. Members whose turn was earlier were passed over, and save nothing up by
+    /// that.
     pub(super) fn take(&mut self, number: usize) {
         let Some(&Some(turn)) = self.turns.get(number) else { return };
-        // One that is not in, but was picked when nothing else was left, takes no turn by that.
+        // A channel that is not a member but was picked when nothing else was left takes no turn.
         if !self.queue.remove(&turn) {
             return;
         }

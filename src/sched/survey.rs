@@ -1,6 +1,6 @@
-//! The table looked at, at once or piece by piece.
+//! Takes a snapshot of the table, at once or piece by piece.
 //!
-//! Knows: who may wait for the lock meanwhile. Never: what is told of it.
+//! Knows: that clients may wait for the lock meanwhile. Never: how it is shown.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,18 +8,20 @@ use std::ops::Range;
 use super::changes::is_one_each;
 use super::{ChannelKey, GroupId, Snapshot, Survey, Table};
 
-/// How many channels a survey looks at before it lets go of the lock.
+/// How many channels a survey reads before it releases the lock.
 const PIECE: usize = 256;
 
 impl Table {
-    /// Everything as it is now. Looks at every channel: where clients may wait for the lock meanwhile, take a [`Survey`].
+    /// Everything as it is now. Reads every channel: where clients may wait for the lock meanwhile, take a
+    /// [`Survey`].
     pub fn snapshot(&mut self) -> Snapshot {
         let mut survey = Survey::default();
         while self.survey(&mut survey) {}
         survey.finish()
     }
 
-    /// Adds one more piece to a survey; `false` = it was the last one. What is created meanwhile may be seen or not.
+    /// Adds one more piece to a survey; `false` if it was the last one. What is created meanwhile may be
+    /// included or not.
     pub fn survey(&mut self, survey: &mut Survey) -> bool {
         self.learn_freed();
         let mut left = PIECE;
@@ -34,7 +36,7 @@ impl Table {
                 survey.next = (id, part.end);
                 return true;
             }
-            // A group without channels is work, too.
+            // A group without channels costs time, too.
             left = left.saturating_sub(part.len() + 1);
             match GroupId::new(id.index() + 1) {
                 Some(next) => survey.next = (next, 0),
@@ -49,7 +51,7 @@ impl Table {
         false
     }
 
-    /// How many clients each full channel of a group's part could take from the line.
+    /// How many waiting clients each full channel in a part of a group could take.
     fn waiting_by_channel(&mut self, id: GroupId, part: Range<usize>) -> BTreeMap<usize, u32> {
         let mut waiting = BTreeMap::new();
         if self.line.is_empty() {

@@ -1,6 +1,7 @@
 //! All groups, and the only place that changes them.
 //!
-//! Knows: every group, the rules of the instance, what time it is told. Never: text formats, sockets, files, signals, the clock.
+//! Knows: every group, the rules of the instance, the time it is told. Never: text formats, sockets, files,
+//! signals, the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -31,9 +32,10 @@ use crate::spec::{Address, ChannelManner, FamilyKind};
 pub enum DialFailure {
     /// The channel's: refused, timed out, unreachable.
     Channel,
-    /// Ours: no descriptors, no source port, `-B` not bindable. Never ejects or autodisables.
+    /// balance's: no descriptors, no source port, `-B` cannot be bound. Never ejects or disables a channel.
     Local,
-    /// Perhaps the channel's: nobody answered on a way that only this client has. The channel is asked in the background, and that may eject it.
+    /// Possibly the channel's: there was no answer on a path that only this client uses. A probe in the
+    /// background finds out, and may eject the channel.
     Unproven,
 }
 
@@ -42,45 +44,45 @@ pub enum DialFailure {
 pub enum EditError {
     /// The group has no such channel.
     UnknownChannel,
-    /// All channel numbers of the group are taken.
+    /// All channel numbers of the group are in use.
     NoSlot,
-    /// Only a disabled channel takes a new address, or can be removed.
+    /// Only a disabled channel can get a new address or be removed.
     NotDisabled,
     /// Only a channel without connections can be removed.
     Busy,
 }
 
-/// All groups and channels. `&mut self` throughout, so that rules are tested without threads; the running program shares
-/// it as [`SharedTable`](super::SharedTable).
+/// All groups and channels. All changes take `&mut self`, so that rules are tested without threads; the
+/// program shares it as [`SharedTable`](super::SharedTable).
 #[derive(Debug)]
 pub struct Table {
     pub(super) rules: Rules,
-    /// Only those that were touched: a group number costs nothing.
+    /// Only groups that were used: an unused group number costs nothing.
     pub(super) groups: BTreeMap<GroupId, Group>,
     freed: Arc<Freed>,
-    /// Where `freed` is read into; kept for its memory, empty between calls.
+    /// `freed` is read into this. Kept for its memory, empty between calls.
     came_free: Vec<ChannelKey>,
     pub(super) random: Random,
-    /// Since the start of the instance.
+    /// The time since the start of the instance.
     pub(super) now: Duration,
     pub(super) agenda: Agenda,
     pub(super) line: Line,
     pub(super) losses: Arc<Losses>,
     pub(super) tally: Arc<ServiceTally>,
-    /// All channels are paused, those that come as well, and whoever comes waits.
+    /// All channels are paused, including those that will be added, and every client waits.
     pub(super) paused: bool,
-    /// How often pauses have changed.
+    /// How many times pauses have changed.
     pub(super) pauses: Arc<AtomicUsize>,
     pub(super) outage: ToldOutage,
-    /// What is new to those in line.
+    /// Changes that waiting clients have not been told yet.
     pub(super) changes: Changes,
-    /// Groups with news; kept for its memory, empty between calls.
+    /// Groups with changes. Kept for its memory, empty between calls.
     stirred: Vec<GroupId>,
-    /// Channels whose names may mean other addresses by now: they failed.
+    /// Channels that have failed, whose names may have other addresses by now.
     pub(super) doubts: BTreeSet<ChannelKey>,
-    /// The groups that clients of one kind have; empty: all have all.
+    /// The ranges of groups of the service's sections. Empty: all clients may use all groups.
     ranges: Vec<GroupRange>,
-    /// An answer about a name would have taken channels away, if there had been another one that is up.
+    /// An answer about a name would have removed channels if another one had been up.
     pub(super) awaits_another: bool,
     /// A channel has come up since.
     has_another: bool,
@@ -112,27 +114,28 @@ impl Table {
         }
     }
 
-    /// Clients have only the groups of one of these ranges; of none given: all. No answer about a name takes the last channel of one away.
+    /// Sets the ranges of groups: a client may use only the groups of one range. Empty: all groups. No answer
+    /// about a name removes the last channel of a range.
     pub fn set_ranges(&mut self, ranges: Vec<GroupRange>) {
         self.ranges = ranges;
     }
 
-    /// Those ranges; at least one.
+    /// These ranges; at least one.
     pub(super) fn ranges(&self) -> Vec<GroupRange> {
         if self.ranges.is_empty() { vec![GroupRange::ALL] } else { self.ranges.clone() }
     }
 
-    /// Where the clients of a group may go.
+    /// The range that a group belongs to.
     pub(super) fn range_of(&self, group: GroupId) -> GroupRange {
         self.ranges.iter().copied().find(|range| range.contains(group)).unwrap_or(GroupRange::ALL)
     }
 
-    /// Tells what time it is, as time since the start of the instance. It never goes back.
+    /// Sets the time since the start of the instance. It never goes back.
     pub fn advance(&mut self, now: Duration) {
         self.now = self.now.max(now);
     }
 
-    /// Adds a channel at the end of a group (which comes into being with it).
+    /// Adds a channel at the end of a group, which is created if needed.
     ///
     /// # Errors
     /// `NoSlot` if the group has used up its [`MAX_CHANNELS`](super::MAX_CHANNELS) numbers.
@@ -155,7 +158,7 @@ impl Table {
         self.add(group, nowhere, |channel| channel.removed = true)
     }
 
-    /// Adds a channel that `set` makes what it is.
+    /// Adds a channel and sets its values by `set`.
     pub(super) fn add(
         &mut self,
         group: GroupId,
@@ -179,10 +182,11 @@ impl Table {
         Ok(id)
     }
 
-    /// Gives a disabled channel new addresses. Leases taken before keep the old ones; nothing is known of the new ones.
+    /// Gives a disabled channel new addresses. Leases taken before keep the old ones; nothing is known about
+    /// the new ones.
     ///
     /// # Errors
-    /// `UnknownChannel`, or `NotDisabled` if it takes connections.
+    /// `UnknownChannel`, or `NotDisabled` if it is enabled.
     pub fn assign(&mut self, key: ChannelKey, addresses: Addresses) -> Result<(), EditError> {
         let channel = self.get(key).ok_or(EditError::UnknownChannel)?;
         if channel.head.is_some() || addresses.family().is_some() {
@@ -191,12 +195,12 @@ impl Table {
         if channel.is_enabled() {
             return Err(EditError::NotDisabled);
         }
-        // From now on it is a channel of its own.
+        // From now on it belongs to no set.
         self.leave_family(key);
         self.move_to(key, addresses)
     }
 
-    /// Gives a channel other addresses, of which nothing is known.
+    /// Gives a channel other addresses, about which nothing is known.
     pub(super) fn move_to(&mut self, key: ChannelKey, addresses: Addresses) -> Result<(), EditError> {
         if let Some(group) = self.groups.get_mut(&key.group) {
             group.assign(key.channel.index(), addresses);
@@ -216,14 +220,14 @@ impl Table {
         Ok(())
     }
 
-    /// Sets the admin state; answers the state before.
+    /// Sets the admin state; returns the previous state.
     ///
     /// # Errors
     /// `UnknownChannel`.
     pub fn set_state(&mut self, key: ChannelKey, state: AdminState) -> Result<AdminState, EditError> {
         let (rules, now) = (self.rules.health, self.now);
         if state == AdminState::Enabled {
-            // Whoever enables a channel wants it to stay.
+            // An operator who enables a channel wants to keep it.
             self.set_retires(key, false);
         }
         for member in self.members(key) {
@@ -232,9 +236,9 @@ impl Table {
         self.edit(key, |channel| {
             let before = std::mem::replace(&mut channel.state, state);
             channel.autodisabled = false;
-            // Whoever enables it says that it is well.
+            // An operator who enables a channel says that it is in order.
             channel.unanswered &= state != AdminState::Enabled;
-            // Back from a rest, as after a fault, it has everything to warm up.
+            // After a time without clients, as after a failure, its server has to warm up.
             if before != state && channel.takes_clients() && channel.health.is_up() {
                 channel.health.start_ramp(&rules, now);
             }
@@ -242,7 +246,7 @@ impl Table {
         })
     }
 
-    /// Takes a disabled channel without connections away. Its number is not given out again.
+    /// Removes a disabled channel without connections. Its number is not reused.
     ///
     /// # Errors
     /// `UnknownChannel`, `NotDisabled`, or `Busy`.
@@ -259,11 +263,11 @@ impl Table {
         Ok(())
     }
 
-    /// Takes a channel away, whatever it is at.
+    /// Removes a channel in any state.
     pub(super) fn take_away(&mut self, key: ChannelKey) {
         self.leave_family(key);
         for member in self.members(key) {
-            // Each is there: it was just found.
+            // This cannot fail, since the channel was just found.
             let _ = self.retire(member);
         }
         let Some(channel) = self.get(key) else { return };
@@ -274,7 +278,7 @@ impl Table {
         self.hear(key.group);
     }
 
-    /// Sets a group's policy (the group comes into being with it).
+    /// Sets a group's policy; the group is created if needed.
     pub fn set_policy(&mut self, group: GroupId, policy: Policy) {
         self.group_mut(group).set_policy(policy);
         self.hear(group);
@@ -284,7 +288,7 @@ impl Table {
         self.groups.entry(group).or_insert_with(|| Group::new(self.rules.policy))
     }
 
-    /// Sets the limit of a channel. Connections above a lowered limit live on.
+    /// Sets the limit of a channel. Connections above a lowered limit stay open.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -295,7 +299,7 @@ impl Table {
         self.edit(key, |channel| channel.maxc = maxc)
     }
 
-    /// Sets a channel's share of clients.
+    /// Sets a channel's weight.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -315,7 +319,7 @@ impl Table {
         Ok(())
     }
 
-    /// Sets how a channel is spoken to: by those who are sent to it from now on.
+    /// Sets how to speak to a channel, for clients that get it from now on.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -334,7 +338,7 @@ impl Table {
         Ok(())
     }
 
-    /// Zeroes sent, rcvd, totalc, failed and connect times of a channel.
+    /// Sets sent, rcvd, totalc, failed and connect times of a channel to zero.
     ///
     /// # Errors
     /// `UnknownChannel`.
@@ -342,12 +346,12 @@ impl Table {
         self.edit(key, Channel::reset_counters)
     }
 
-    /// Was the group ever touched (a channel created, a policy set)?
+    /// Was the group ever used (a channel created, a policy set)?
     pub fn has_group(&self, group: GroupId) -> bool {
         self.groups.contains_key(&group)
     }
 
-    /// One channel as it is now, but for `waiting`, which is left at 0.
+    /// One channel as it is now, except `waiting`, which is left at 0.
     pub fn channel(&self, key: ChannelKey) -> Option<ChannelSnapshot> {
         let weighs = self.groups.get(&key.group)?.policy().weighs();
         let channel = self.get(key)?;
@@ -360,36 +364,36 @@ impl Table {
         Some(seen)
     }
 
-    /// What the operator decided about a channel.
+    /// The operator's decision about a channel.
     pub fn state(&self, key: ChannelKey) -> Option<AdminState> {
         self.get(key).map(|channel| channel.state)
     }
 
-    /// Connections of all channels now. Looks at every channel.
+    /// The present connections of all channels. Reads every channel.
     pub fn active(&self) -> u64 {
         let channels = self.groups.values().flat_map(Group::channels);
         channels.map(|channel| u64::from(channel.slots.active())).sum()
     }
 
-    /// How many channels take clients and are up, full or not, and how many there are.
+    /// How many channels take clients and are up, full or not, and how many channels there are.
     pub fn up_and_all(&self) -> (usize, usize) {
         let groups = self.groups.values();
         groups.fold((0, 0), |(up, all), group| (up + group.count_up(), all + group.existing))
     }
 
-    /// Does any channel take clients and is up, full or not?
+    /// Is there a channel that takes clients and is up, full or not?
     pub fn has_up(&self) -> bool {
         self.groups.values().any(Group::has_up)
     }
 
-    /// Is there a channel that is to take clients, and none of them is up? An operator who disabled all of them knows it;
-    /// `-a` may have disabled them by itself.
+    /// Should some channel take clients, while none of them is up? `false` if an operator disabled all of
+    /// them, but not if `-a` did.
     pub fn is_out(&self) -> bool {
         let counts = |group: &Group| if self.rules.autodisable { group.existing } else { group.enabled };
         !self.paused && !self.has_up() && self.groups.values().any(|group| counts(group) > 0)
     }
 
-    /// What operators have been told of a time without any channel; whoever tells them notes it here.
+    /// What operators were told about a time without any channel; the code that tells them updates it.
     pub fn outage(&mut self) -> &mut ToldOutage {
         &mut self.outage
     }
@@ -404,18 +408,18 @@ impl Table {
         Route::new(client, within)
     }
 
-    /// The next channel of the walk, its slot taken and counted. Calling it again for the same route says that the dial
-    /// of the channel before failed (tell [`failed`](Self::failed) first). For tables where nobody waits: it does not look
-    /// whether anybody does.
+    /// The next channel of the walk, with its slot taken and counted. Calling it again for the same route
+    /// means that the dial of the previous channel failed (report that by [`failed`](Self::failed) first).
+    /// Only for tables where no client waits: it does not check that.
     ///
     /// # Errors
-    /// The walk is over; the most telling reason.
+    /// The walk is over; the most informative reason.
     pub fn next(&mut self, route: &mut Route) -> Result<Lease, NoChannel> {
         self.learn_freed();
         self.walk(route, Patience::NONE, self.rules.health.fail_open)
     }
 
-    /// A step by what is known of freed slots already.
+    /// A step that uses only the freed slots known so far.
     pub(super) fn walk(
         &mut self,
         route: &mut Route,
@@ -431,8 +435,9 @@ impl Table {
         found
     }
 
-    /// A channel to be tried beside the one that the walk has handed out last, which has not answered yet: of the same group, up and with room.
-    /// Whoever is in line is served first: `grants` gets their slots. `None`: there is none now.
+    /// A channel to try beside the one that the walk handed out last and that has not answered yet: in the
+    /// same group, up and with room. Waiting clients are served first; `grants` receives their slots. `None`:
+    /// there is none now.
     pub fn next_beside(&mut self, route: &mut Route, grants: &mut Vec<Grant>) -> Option<Lease> {
         self.serve_before_newcomer(grants);
         let (rules, random, stirred) = (&self.rules, &mut self.random, &mut self.stirred);
@@ -445,14 +450,15 @@ impl Table {
         found
     }
 
-    /// A channel that the walk has handed out last could not be tried beside another one, for reasons of our own.
+    /// Gives back a channel that could not be tried beside another one, for a reason on balance's side.
     pub fn give_back(&mut self, route: &mut Route, lease: Lease) {
         route.forget_last();
         drop(lease);
     }
 
-    /// Another channel has answered first. That is no failure; but one that has not answered at all by then may be gone, and then
-    /// clients would never wait for it long enough to find that out: it is asked in the background.
+    /// Another channel answered first, which is no failure of this one. But if this one had not answered at
+    /// all by then, it may be down, and no client would ever wait long enough to find out: so it is probed in
+    /// the background.
     pub fn outrun(&mut self, lease: Lease, has_answered: bool) {
         let (key, now) = (lease.key(), self.now);
         let is_minded = self.rules.health.eject && !self.rules.autodisable;
@@ -467,11 +473,11 @@ impl Table {
         self.schedule(key);
     }
 
-    /// The dial failed, as `words` say in full: frees the slot, counts the failure, and, if the fault is the channel's, ejects it or with `-a`
-    /// disables it.
+    /// The dial failed, as `words` say in full. Frees the slot and counts the failure. If the fault is the
+    /// channel's, ejects it, or disables it with `-a`.
     ///
-    /// A channel that got other addresses or came back since is left as it is: that is not the one that failed. So is a paused
-    /// one: its server is being restarted.
+    /// A channel that got other addresses or returned since is left alone: it is not the one that failed. So
+    /// is a paused channel, whose server is being restarted.
     pub fn failed(
         &mut self,
         lease: Lease,
@@ -512,7 +518,7 @@ impl Table {
         Some(Transition { channel: key, address: lease.addresses().first(), what })
     }
 
-    /// The dial succeeded, after this time. A channel that was ejected is back by that.
+    /// The dial succeeded after the time `took`. An ejected channel is back by that.
     pub fn connected(&mut self, route: Route, lease: &Lease, took: Duration) -> Option<Transition> {
         let (key, rules, now) = (lease.key(), self.rules.health, self.now);
         let group = self.groups.get_mut(&key.group)?;
@@ -559,20 +565,20 @@ impl Table {
         answer.ok_or(EditError::UnknownChannel)
     }
 
-    /// Is there a channel now that an answer about a name was waiting for? Whoever asked the resolver looks at what that answer means
-    /// once more.
+    /// Has a channel come up that an answer about a name was waiting for? Then the resolver applies that
+    /// answer again.
     pub fn has_another(&self) -> bool {
         self.has_another
     }
 
-    /// The same, told once.
+    /// The same, but returned as `true` only once.
     pub fn take_another(&mut self) -> bool {
         let has_another = std::mem::take(&mut self.has_another);
         self.awaits_another &= !has_another;
         has_another
     }
 
-    /// Tells those in line what changed in a group.
+    /// Tells waiting clients about changes in a group.
     pub(super) fn hear(&mut self, id: GroupId) {
         if let Some(group) = self.groups.get_mut(&id) {
             self.has_another |= self.awaits_another && !group.news.ready.is_empty();
@@ -594,14 +600,14 @@ impl Table {
         }
     }
 
-    /// Puts a channel on the agenda for the probe that its health wants next.
+    /// Plans the probe that a channel's health wants next.
     pub(super) fn schedule(&mut self, key: ChannelKey) {
         let Some(group) = self.groups.get_mut(&key.group) else { return };
         let Some((old, new)) = group.plan_probe(key.channel.index()) else { return };
         self.agenda.put(key, old, new);
     }
 
-    /// Looks at the channels that were full and got a slot back since the last pick.
+    /// Checks the channels that were full and got a slot back since the last pick.
     pub(super) fn learn_freed(&mut self) {
         self.freed.drain_into(&mut self.came_free);
         while let Some(key) = self.came_free.pop() {

@@ -1,4 +1,4 @@
-//! Exact counts of how connections ended, how long they took, and why connects failed, by worker.
+//! Exact counts by worker: how connections ended, how long they took, and why connects failed.
 //!
 //! Knows: counters. Never: which client it was, who counts.
 
@@ -11,7 +11,7 @@ use super::histogram::{self, Distribution, Histogram};
 use super::{DialCause, End};
 use crate::handover::table::{ChannelTallyRecord, ServiceTallyRecord};
 
-/// What one worker has counted of one channel's connections. Takes no memory to speak of until the first.
+/// What one worker has counted about one channel's connections. Takes almost no memory before the first one.
 #[derive(Debug, Default)]
 pub(super) struct ChannelTally(OnceLock<Box<OfChannel>>);
 
@@ -31,24 +31,24 @@ impl ChannelTally {
         self.0.get_or_init(Box::default)
     }
 
-    /// A connect was answered after so long.
+    /// Counts a successful connect and the time it took.
     pub(super) fn connected(&self, took: Duration) {
         self.counts().connects.add(&histogram::CONNECT_MS, took);
     }
 
-    /// It could not be connected to.
+    /// Counts a failed connect.
     pub(super) fn failed(&self, cause: DialCause) {
         self.counts().failures[cause as usize].fetch_add(1, Relaxed);
     }
 
-    /// Another channel answered its client first.
+    /// Counts a connect that was given up because another channel answered first.
     pub(super) fn outrun(&self, has_answered: bool) {
         let counts = self.counts();
         counts.outrun.fetch_add(1, Relaxed);
         counts.unanswered.fetch_add(u64::from(!has_answered), Relaxed);
     }
 
-    /// A connection that had the channel has ended after so long.
+    /// Counts the end of a connection that had the channel, and how long it lasted.
     pub(super) fn ended(&self, how: End, lasted: Duration) {
         let counts = self.counts();
         if let Some(count) = counts.ends.get(how.index()) {
@@ -67,7 +67,7 @@ impl ChannelTally {
         }
     }
 
-    /// Adds what was counted to `all`.
+    /// Adds the counts to `all`.
     pub(super) fn add_to(&self, all: &mut Ended) {
         if let Some(counts) = self.0.get() {
             add(&mut all.ends, End::ALL, &counts.ends);
@@ -79,7 +79,7 @@ impl ChannelTally {
         }
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds what another process counted.
     pub(super) fn add_counted(&self, counted: &Ended) {
         if *counted == Ended::default() {
             return;
@@ -100,20 +100,20 @@ impl ChannelTally {
     }
 }
 
-/// How the connections of a channel ended, how long they took, and why attempts to make one failed.
+/// How the connections of a channel ended, how long they took, and why connects failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// How many ended how; ends without any are left out.
+    /// How many connections ended in each way; only ways that occurred.
     pub ends: Vec<(End, u64)>,
-    /// How many attempts failed, by why; causes without any are left out.
+    /// How many connects failed for each cause; only causes that occurred.
     pub failures: Vec<(DialCause, u64)>,
-    /// How many attempts were given up since another channel had answered first.
+    /// How many connects were given up because another channel answered first.
     pub outrun: u64,
-    /// How many of them had not answered at all by then; the others were only slower.
+    /// How many of those had not answered at all by then; the others were only slower.
     pub unanswered: u64,
-    /// How long connects took that were answered.
+    /// How long successful connects took.
     pub connects: Distribution,
-    /// How long connections lasted that have ended.
+    /// How long ended connections lasted.
     pub lasted: Distribution,
 }
 
@@ -125,14 +125,14 @@ impl Default for Ended {
     }
 }
 
-/// By their words; words that nobody knows here are passed over.
+/// Reads ends by their words; unknown words are skipped.
 fn ends_of(record: &[(String, u64)]) -> Vec<(End, u64)> {
     let named = |words: &str| End::ALL.into_iter().find(|how| how.to_string() == words);
     let known = |(words, count): &(String, u64)| Some((named(words)?, *count));
     record.iter().filter_map(known).collect()
 }
 
-/// The same of why attempts failed.
+/// Reads causes by their words; unknown words are skipped.
 fn causes_of(record: &[(String, u64)]) -> Vec<(DialCause, u64)> {
     let known = |(words, count): &(String, u64)| Some((DialCause::named(words)?, *count));
     record.iter().filter_map(known).collect()
@@ -153,7 +153,7 @@ fn add<T: Copy + PartialEq, const N: usize>(sums: &mut Vec<(T, u64)>, all: [T; N
     }
 }
 
-/// Those of `now` that were not there before.
+/// The increase from `before` to `now`.
 fn more<T: Copy + PartialEq>(now: &[(T, u64)], before: &[(T, u64)]) -> Vec<(T, u64)> {
     let had = |how: T| before.iter().find(|(known, _)| *known == how).map_or(0, |(_, count)| *count);
     let more = now.iter().map(|&(how, count)| (how, count.saturating_sub(had(how))));
@@ -161,7 +161,7 @@ fn more<T: Copy + PartialEq>(now: &[(T, u64)], before: &[(T, u64)]) -> Vec<(T, u
 }
 
 impl Ended {
-    /// What was counted since it was `before`.
+    /// What was counted since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             ends: more(&self.ends, &before.ends),
@@ -173,7 +173,7 @@ impl Ended {
         }
     }
 
-    /// As a process tells its successor.
+    /// The counts as a process sends them to its successor.
     pub fn record(&self) -> ChannelTallyRecord {
         ChannelTallyRecord {
             ends: record_of(&self.ends),
@@ -185,7 +185,7 @@ impl Ended {
         }
     }
 
-    /// As a predecessor has told it.
+    /// The counts that a predecessor sent.
     pub fn restore(record: &ChannelTallyRecord) -> Self {
         Self {
             ends: ends_of(&record.ends),
@@ -198,7 +198,7 @@ impl Ended {
     }
 }
 
-/// What one worker has counted of one service's clients.
+/// What one worker has counted about one service's clients.
 #[derive(Debug)]
 #[repr(align(64))]
 struct OfService {
@@ -212,12 +212,13 @@ impl Default for OfService {
     }
 }
 
-/// How the clients of a service ended, and how long those waited who were in line. Counted without the table's lock.
+/// How the clients of a service ended, and how long they waited in the wait queue. Counted without the
+/// table's lock.
 #[derive(Debug)]
 pub(super) struct ServiceTally(Box<[OfService]>);
 
 impl ServiceTally {
-    /// `shards`: how many workers count; 0 is taken for 1.
+    /// `shards` is the number of workers that count; 0 is treated as 1.
     pub(super) fn new(shards: usize) -> Self {
         Self(std::iter::repeat_with(OfService::default).take(shards.max(1)).collect())
     }
@@ -230,12 +231,12 @@ impl ServiceTally {
         self.shard(shard).ends[how.index()].fetch_add(1, Relaxed);
     }
 
-    /// A client got out of the line after so long, however.
+    /// Counts a client that left the wait queue for any reason after the time `long`.
     pub(super) fn waited(&self, shard: usize, long: Duration) {
         self.shard(shard).waits.add(&histogram::WAIT_MS, long);
     }
 
-    /// How many ended how; ends without any are left out.
+    /// How many clients ended in each way; only ways that occurred.
     pub(super) fn ends(&self) -> Vec<(End, u64)> {
         let of = |how: End| self.0.iter().map(|one| one.ends[how.index()].load(Relaxed)).sum();
         End::ALL.into_iter().map(|how| (how, of(how))).filter(|&(_, count)| count > 0).collect()
@@ -244,7 +245,7 @@ impl ServiceTally {
     pub(super) fn waits(&self) -> Distribution {
         let mut all = Distribution::new(&histogram::WAIT_MS);
         self.0.iter().for_each(|one| one.waits.add_to(&mut all));
-        // Nobody ever waited.
+        // No client ever waited.
         if all.count() == 0 {
             all.counts.clear();
         }
@@ -255,7 +256,7 @@ impl ServiceTally {
         ClientCounts { ends: self.ends(), waits: self.waits() }
     }
 
-    /// Adds what was counted elsewhere.
+    /// Adds what another process counted.
     pub(super) fn add(&self, counted: &ClientCounts) {
         for &(how, count) in &counted.ends {
             self.0[0].ends[how.index()].fetch_add(count, Relaxed);
@@ -264,27 +265,27 @@ impl ServiceTally {
     }
 }
 
-/// How the clients of a service ended, and how long those in the queue waited.
+/// How the clients of a service ended, and how long they waited in the wait queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientCounts {
-    /// How many ended how; ends without any are left out.
+    /// How many clients ended in each way; only ways that occurred.
     pub ends: Vec<(End, u64)>,
-    /// How long they waited.
+    /// How long clients waited.
     pub waits: Distribution,
 }
 
 impl ClientCounts {
-    /// What was counted since it was `before`.
+    /// What was counted since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self { ends: more(&self.ends, &before.ends), waits: self.waits.since(&before.waits) }
     }
 
-    /// As a process tells its successor.
+    /// The counts as a process sends them to its successor.
     pub fn record(&self) -> ServiceTallyRecord {
         ServiceTallyRecord { ends: record_of(&self.ends), waits: self.waits.record() }
     }
 
-    /// As a predecessor has told it.
+    /// The counts that a predecessor sent.
     pub fn restore(record: &ServiceTallyRecord) -> Self {
         let waits = Distribution::restore(&histogram::WAIT_MS, &record.waits);
         Self { ends: ends_of(&record.ends), waits }

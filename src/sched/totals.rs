@@ -1,6 +1,6 @@
-//! Clients and weights of a group's channels that are up, all together.
+//! The sums of clients and weights over the channels of a group that are up.
 //!
-//! Knows: parts as they were told. Never: channels, when a part changes.
+//! Knows: parts as they were reported. Never: channels, when a part changes.
 
 /// What one channel adds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -9,8 +9,8 @@ pub(super) struct Contribution {
     pub(super) weight: u32,
 }
 
-/// The sums, kept so that no pick has to look at every channel. A part that is told late is wrong until then; see
-/// `Slots::watch`.
+/// The sums, kept up to date so that no pick has to look at every channel. A part is wrong until a change is
+/// reported; see `Slots::watch`.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     pub(super) clients: u64,
@@ -20,7 +20,7 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// Tells a channel's part, or that it has none.
+    /// Sets a channel's part. `None`: it adds nothing.
     pub(super) fn set(&mut self, number: usize, contribution: Option<Contribution>) {
         if self.known.len() <= number {
             self.known.resize(number + 1, Contribution::default());

@@ -1,20 +1,20 @@
-//! What an operator is told about channels.
+//! Changes of channels that operators are told about.
 //!
-//! Knows: what can happen to one. Never: by what, who is told.
+//! Knows: what can happen to a channel. Never: why, who is told.
 
 use std::time::Duration;
 
 use super::ChannelKey;
 use crate::spec::Address;
 
-/// What a dial or a probe changed, to be told to the operator.
+/// A change by a dial or a probe that operators are told about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
-    /// Whose state it is.
+    /// The channel.
     pub channel: ChannelKey,
-    /// Its first address, or the one that it happened to.
+    /// Its first address, or the address that the change is about.
     pub address: Address,
-    /// What happened to it.
+    /// What happened.
     pub what: Happened,
 }
 
@@ -25,14 +25,14 @@ pub enum Happened {
     Autodisabled,
     /// A client's connect failed, with this cause.
     Ejected(String),
-    /// It takes connections again, after so long.
+    /// It takes connections again, after this time.
     Returned(Duration),
-    /// Checks say that it is down, with this cause.
+    /// Health checks report that it is down, with this cause.
     Down(String),
-    /// Checks say that it is up again, after so long.
+    /// Health checks report that it is up again, after this time.
     Up(Duration),
     /// One of its addresses did not answer, with this cause.
     AddressEjected(String),
-    /// One of its addresses answers again, after so long.
+    /// One of its addresses answers again, after this time.
     AddressReturned(Duration),
 }

@@ -1,29 +1,29 @@
-//! What clients get that may have to wait.
+//! What a client gets that may have to wait.
 //!
-//! Knows: slots, places in line. Never: whose turn it is.
+//! Knows: slots, places in the wait queue. Never: whose turn it is.
 
 use super::{Lease, Loss, Route, Ticket};
 
-/// A client's turn has come.
+/// The turn of a waiting client has come.
 #[derive(Debug)]
 pub struct Grant {
-    /// Which place it was.
+    /// Its place.
     pub ticket: Ticket,
-    /// What the client was put in line with.
+    /// The tag with which it joined the wait queue.
     pub tag: u64,
-    /// Its walk, to be gone on with if this channel fails.
+    /// Its walk, to go on with if this channel fails.
     pub route: Route,
     /// Its slot.
     pub lease: Lease,
 }
 
-/// What a client gets that would rather wait than be refused.
+/// What a client gets that prefers waiting to being refused.
 #[derive(Debug)]
 pub enum Turn {
     /// A channel.
     Now(Route, Lease),
-    /// A place in line: its turn comes by [`Table::grant`](super::Table::grant).
+    /// A place in the wait queue: [`Table::grant`](super::Table::grant) gives it its turn.
     Later(Ticket),
-    /// Nothing, and why that counts as lost.
+    /// Nothing, and the reason for which it counts as lost.
     Never(Loss),
 }
