@@ -1,32 +1,34 @@
-//! When a worker looks for events for a moment instead of going to sleep.
+//! When a worker polls for events for a moment instead of going to sleep.
 //!
-//! Knows: how well that went lately. Never: what an event is, a clock, a system call.
+//! Knows: how successful that was lately. Never: what an event is, a clock, a system call.
 //!
-//! To fall asleep and to be woken costs more time than a fast server needs for its answer, most of all where idle cores are
-//! handed back to a hypervisor. So a worker that would sleep looks again and again for [`LONGEST`], giving way to whoever
-//! wants its core. That pays if an event comes; if none does, it is time wasted. What will happen is judged by what did:
-//! each try that finds nothing makes tries four times rarer, each one that finds something makes them twice as frequent. So
-//! of those that are made two of three find something, or next to none are made.
+//! Falling asleep and being woken takes longer than a fast server needs for its answer, most of all where
+//! idle cores are handed back to a hypervisor. So a worker that would sleep polls repeatedly for [`LONGEST`],
+//! and yields its core in between. That pays off if an event comes; otherwise the time is wasted. The future
+//! is judged by the past: each try that finds nothing makes tries four times rarer, and each one that finds
+//! something makes them twice as frequent. So either two of three tries find something, or almost none are
+//! made.
 
 use std::time::Duration;
 
-/// For how long a try looks.
+/// How long a try polls.
 pub(super) const LONGEST: Duration = Duration::from_micros(50);
-/// The most sleeps between two tries. A try in vain then costs a fifth of a microsecond per sleep, and a crowd that comes
-/// after a lull is found out within some five hundred.
+/// Maximum number of sleeps between two tries. A failed try then costs a fifth of a microsecond per sleep,
+/// and a busy phase after a quiet one is noticed within about five hundred sleeps.
 const RAREST: u32 = 255;
 
-/// One worker's judgement.
+/// The judgement of one worker.
 #[derive(Debug, Default)]
 pub(super) struct BusyPoll {
     /// Sleeps between two tries.
     apart: u32,
-    /// Of these, how many are to come before the next try.
+    /// How many of these are left before the next try.
     left: u32,
 }
 
 impl BusyPoll {
-    /// Is the coming wait one to try it in? If so, say how it went, unless there was no need to wait.
+    /// Should the coming wait be a try? If so, call [`found`](Self::found) or [`missed`](Self::missed)
+    /// afterwards, unless there was no need to wait.
     pub(super) fn wants_to_try(&mut self) -> bool {
         let is_due = self.left == 0;
         self.left = self.left.saturating_sub(1);

@@ -1,7 +1,8 @@
-//! Clients that go from one service of the process to another: one that came through a service already would go round for ever.
+//! Clients that go from one service of the process to another. A client that reaches a service a second time
+//! would go round for ever.
 //!
-//! Knows: where the services listen, which of our own connections lead to them, what their clients had come through. Never:
-//! channels, what becomes of a client.
+//! Knows: where the services listen, which of our own connections lead to them, which services their clients
+//! have passed. Never: channels, what happens to a client.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,20 +12,21 @@ use super::circle::{self, Delivery};
 use crate::spec::{Address, ClientSource, UnixName};
 use crate::sys::socket_file::is_same_socket;
 
-/// By service and client: the services that the client had come through.
+/// For a service and a client of it: the services that the client has passed.
 type Through = HashMap<(u32, ClientSource), Arc<[u32]>>;
 
 /// The connections between the services of a process.
 #[derive(Debug, Default)]
 pub(super) struct Chains {
-    /// Who listens, by port. Every connection asks, so nobody waits for others who do.
+    /// The listening services by port. Every connection reads this, so readers do not wait for each other.
     listeners: RwLock<HashMap<u16, Vec<(u32, SocketAddr)>>>,
-    /// Who listens on Unix sockets.
+    /// The services that listen on Unix sockets.
     sockets: RwLock<Vec<(u32, UnixName)>>,
-    /// What a client of a service has come through, if it is a connection of ours.
+    /// Which services a client of a service has passed, if the client is a connection of ours.
     through: Mutex<Through>,
-    /// Connections by Unix sockets have no address that would tell them apart: of a service, what those of ours that have come to it by
-    /// one have come through, all together, and how many through each.
+    /// Connections by Unix sockets have no address that distinguishes them. So for each service this counts,
+    /// for all our connections that reached it by a Unix socket together, how many of them passed each other
+    /// service.
     joint: Mutex<HashMap<u32, HashMap<u32, usize>>>,
 }
 
@@ -32,25 +34,25 @@ pub(super) struct Chains {
 #[derive(Debug)]
 pub(super) struct Link {
     chains: Arc<Chains>,
-    /// Its address on our side. `None`: it goes by a Unix socket.
+    /// Its local address. `None`: it uses a Unix socket.
     client: Option<SocketAddr>,
     services: Vec<u32>,
     through: Arc<[u32]>,
 }
 
-/// What a connection to a target means.
+/// Where a connection to a target leads.
 #[derive(Debug)]
 pub(super) enum Hop {
-    /// It leaves the process.
+    /// Out of the process.
     Out,
-    /// It is a client of another service of ours.
+    /// To another service of ours, as its client.
     Within(Box<Link>),
-    /// It comes to a service that it has been at.
+    /// To a service that the client has already passed.
     Round,
 }
 
 impl Chains {
-    /// This service listens there from now on.
+    /// Notes that this service listens on these addresses from now on.
     pub(super) fn enlist(&self, service: u32, addresses: impl IntoIterator<Item = Address>) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         for address in addresses {
@@ -69,7 +71,7 @@ impl Chains {
         }
     }
 
-    /// It listens no more.
+    /// Notes that the service listens nowhere any more.
     pub(super) fn strike(&self, service: u32) {
         self.sockets.write().unwrap_or_else(PoisonError::into_inner).retain(|&(id, _)| id != service);
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +81,7 @@ impl Chains {
         });
     }
 
-    /// It listens no more on these ports.
+    /// Notes that the service no longer listens on these ports.
     pub(super) fn strike_ports(&self, service: u32, ports: &[u16]) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         for port in ports {
@@ -92,7 +94,8 @@ impl Chains {
         }
     }
 
-    /// A service has connected `ours` to `target` for `client`. `bound`: the address on our side is the operator's choice.
+    /// Where the connection leads that a service has made from `ours` to `target` for `client`. `bound` means
+    /// that the operator chose the local address.
     pub(super) fn step(
         self: &Arc<Self>,
         service: u32,
@@ -104,7 +107,8 @@ impl Chains {
         let [ours, target] = [ours, target].map(circle::canonical);
         let is_reached = |listener: SocketAddr| match circle::reach(listener, target) {
             Delivery::Certain => true,
-            // A connection within the host has the same address at both ends, unless somebody chose ours.
+            // A connection within the host has the same address at both ends, unless the local address was
+            // chosen.
             Delivery::IfHere => ours.ip() == target.ip() || bound && crate::sys::socket::is_here(target),
             Delivery::No => false,
         };
@@ -128,7 +132,7 @@ impl Chains {
         Hop::Within(Box::new(Link { chains: Arc::clone(self), client: Some(ours), services, through }))
     }
 
-    /// A service is about to connect to this Unix socket for `client`.
+    /// Where a connection to this Unix socket leads that a service is about to make for `client`.
     pub(super) fn step_by(self: &Arc<Self>, service: u32, client: ClientSource, target: UnixName) -> Hop {
         let services: Vec<u32> = {
             let sockets = self.sockets.read().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +155,7 @@ impl Chains {
         Hop::Within(Box::new(Link { chains: Arc::clone(self), client: None, services, through }))
     }
 
-    /// What a client of this service has come through, this one included.
+    /// The services that a client of this service has passed, including this one.
     fn before(&self, service: u32, client: ClientSource) -> Arc<[u32]> {
         let before: Vec<u32> = match client {
             ClientSource::Local(peer) if peer.pid == Some(std::process::id()) => {

@@ -1,6 +1,6 @@
-//! What goes out of a service's table: the word that it has changed, and slots for clients in line.
+//! Callbacks out of a service's table: the notice that it has changed, and slots for waiting clients.
 //!
-//! Knows: whom to call. Never: what has changed, who listens, which worker has whom.
+//! Knows: whom to call. Never: what has changed, who listens, which worker has which client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::sched::Grant;
 pub struct Changed(Arc<dyn Fn() + Send + Sync>);
 
 impl Changed {
-    /// Calls this, from any thread and without the table's lock.
+    /// `tell` is called from any thread, without the table's lock.
     pub fn new(tell: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
@@ -28,8 +28,8 @@ impl fmt::Debug for Changed {
     }
 }
 
-/// Takes slots to the clients in line that they are for. To be called as soon as the table is unlocked: whoever is in no line any
-/// more and never hears of the slot waits for ever.
+/// Sends slots to the waiting clients that they are for. Call it as soon as the table is unlocked: a client
+/// that was taken out of the wait queue and never receives its slot waits for ever.
 #[derive(Clone)]
 pub(super) struct Deliver(Arc<dyn Fn(Vec<Grant>) + Send + Sync>);
 

@@ -1,10 +1,12 @@
-//! Channels that lead back to the port that their clients came in by: one client would take all descriptors.
+//! Channels that lead back to the port that their clients connected to: a single client would use up all
+//! descriptors.
 //!
-//! Knows: where a service listens, how an address of this host is told from others. Never: channels, what becomes of a client.
+//! Knows: where a service listens, how to recognize an address of this host. Never: channels, what happens to
+//! a client.
 //!
-//! Most of it is seen in the address, before a connection is made. Whether an address is one of this host's, only the
-//! kernel knows, and asking it before each dial would cost too much. So behind a wildcard listener a connection tells
-//! afterwards that it went round, and from then on the kernel is asked before.
+//! Most cases are recognized by the address before a connection is made. But only the kernel knows whether an
+//! address is one of this host's, and asking it before each dial would cost too much. So with a wildcard
+//! listener, a connection is found afterwards to have come back, and from then on the kernel is asked before.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -17,11 +19,11 @@ use crate::spec::{Address, ListenSpan, UnixName};
 use crate::sys::socket;
 use crate::sys::socket_file::is_same_socket;
 
-/// Where a service listens, for those who look out for circles.
+/// Where a service listens, to detect channels that lead back.
 #[derive(Debug)]
 pub(super) struct Circle {
     listening: ArcSwap<Vec<ListenSpan>>,
-    /// A connection went round.
+    /// A connection has come back.
     was_met: AtomicBool,
 }
 
@@ -47,7 +49,7 @@ impl Circle {
         circle
     }
 
-    /// The service listens there from now on.
+    /// Sets where the service listens.
     pub(super) fn listens(&self, listening: Vec<Address>) {
         self.listening.store(Arc::new(ListenSpan::of(listening.into_iter().map(Address::canonical))));
     }
@@ -57,7 +59,7 @@ impl Circle {
         self.listening.load().iter().any(|span| span.ports().len() > 1)
     }
 
-    /// Those that have the port of the target.
+    /// Does `is_it` hold for one of the listeners with the target's port?
     fn any(&self, target: SocketAddr, is_it: impl Fn(SocketAddr) -> bool) -> bool {
         let listening = self.listening.load();
         let mut at = listening.iter().filter(|span| span.ports().contains(&target.port()));
@@ -69,8 +71,8 @@ impl Circle {
         self.listening.load().iter().find_map(|span| span.unix())
     }
 
-    /// Would a connection to `target` come in by one of the listeners? `bound`: it has a source address of the operator's
-    /// choice, so that it cannot tell afterwards.
+    /// Would a connection to `target` reach one of the listeners? `bound` means that the operator chose its
+    /// source address, so that this cannot be found out afterwards.
     pub(super) fn awaits(&self, target: Address, bound: bool) -> bool {
         let target = match target {
             Address::Net(target) => canonical(target),
@@ -83,7 +85,7 @@ impl Circle {
         })
     }
 
-    /// Did a connection to `target`, which has this address on our side, come in by one of the listeners?
+    /// Did a connection from `ours` to `target` reach one of the listeners?
     pub(super) fn was_closed(&self, ours: SocketAddr, target: SocketAddr) -> bool {
         let (ours, target) = (canonical(ours), canonical(target));
         // Only a connection within the host has the same address at both ends.
@@ -96,7 +98,7 @@ impl Circle {
     }
 }
 
-/// Would a connection to `target` come in by this listener? Asks the kernel if it is a wildcard.
+/// Would a connection to `target` reach this listener? Asks the kernel if it is a wildcard.
 pub(crate) fn is_reached(listener: Address, target: Address) -> bool {
     let (listener, target) = match (listener, target) {
         (Address::Net(listener), Address::Net(target)) => (listener, canonical(target)),
@@ -110,7 +112,7 @@ pub(crate) fn is_reached(listener: Address, target: Address) -> bool {
     }
 }
 
-/// Does a listener get what goes to an address?
+/// Does a listener receive connections to an address?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivery {
     No,
@@ -123,7 +125,7 @@ pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Delivery {
     if listener.port() != target.port() {
         return Delivery::No;
     }
-    // The kernel takes the unspecified address of a target for the loopback one.
+    // The kernel treats an unspecified target address as loopback.
     let to = match target.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
@@ -131,7 +133,7 @@ pub(super) fn reach(listener: SocketAddr, target: SocketAddr) -> Delivery {
     };
     match listener.ip() {
         ip if ip == to => Delivery::Certain,
-        // The IPv6 one is dual-stack.
+        // The IPv6 wildcard is dual-stack.
         ip if ip.is_unspecified() && (ip.is_ipv6() || to.is_ipv4()) => {
             if to.is_loopback() {
                 Delivery::Certain

@@ -1,9 +1,11 @@
 //! Clients on their way from this process to another one, and from another one to this.
 //!
-//! Knows: what travels with a client, in which order they leave. Never: the other process, how anything gets there.
+//! Knows: what goes with a client, in which order clients leave. Never: the other process, how anything gets
+//! there.
 //!
-//! Whoever has left is nobody's client here, but counts as one until its [`Departing`] is dropped or taken back. What is dropped
-//! closes two descriptors and does nothing to the connection, which is the other process's by then.
+//! A client that has left is no longer served here, but is counted until its [`Departing`] is dropped or
+//! taken back. Dropping it closes two descriptors and does nothing to the connection, which by then belongs
+//! to the other process.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -42,65 +44,65 @@ impl Departing {
         Self { service: parcel.guest.id, parcel }
     }
 
-    /// Whose client it is.
+    /// The service that it is a client of.
     pub fn service(&self) -> ServiceId {
         self.service
     }
 
-    /// What is known of it. The number of the service is what [`Departing::call_service`] has said.
+    /// What is known about it. The service's number in it is the one set by [`Departing::call_service`].
     pub fn record(&self) -> &ConnectionRecord {
         &self.parcel.record
     }
 
-    /// The other process knows its service by this number.
+    /// Sets the number by which the other process knows the service.
     pub fn call_service(&mut self, number: usize) {
         self.parcel.record.service = number;
     }
 
-    /// What it holds.
+    /// The bytes that it holds.
     pub fn bytes(&self) -> &[u8] {
         &self.parcel.bytes
     }
 
-    /// The client's, then the channel's if there is one.
+    /// The client's descriptor, then the channel's if it is connected to one.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [Some(&self.parcel.client), self.parcel.server.as_ref()].into_iter().flatten().map(AsFd::as_fd)
     }
 }
 
-/// Descriptors for one client, taken from those that the process may have.
+/// Descriptors for one client, taken from the process's budget.
 #[derive(Debug)]
 pub struct Reserved(Taken);
 
 /// A connection from another process.
 #[derive(Debug)]
 pub struct Arriving {
-    /// What is known of it.
+    /// What is known about it.
     pub record: ConnectionRecord,
-    /// What it holds.
+    /// The bytes that it holds.
     pub bytes: Vec<u8>,
-    /// Its client.
+    /// The client's socket.
     pub client: OwnedFd,
-    /// Its channel, if it is connected to one.
+    /// The channel's socket, if it is connected to one.
     pub server: Option<OwnedFd>,
-    /// Whose client it is here.
+    /// The service that it is a client of in this process.
     pub service: ServiceId,
-    /// Its place at the channel, if it is connected to one.
+    /// Its slot of the channel, if it is connected to one.
     pub slot: Option<Slot>,
-    /// From [`Server::admits`].
+    /// Descriptors from [`Server::admits`].
     pub taken: Reserved,
 }
 
 /// Why a connection cannot be continued here.
 #[derive(Debug, thiserror::Error)]
 pub enum ArriveError {
-    /// Its service does not serve any more, or never did.
+    /// Its service is not served any more, or never was.
     #[error("connection {0} belongs to a service that is not here")]
     NoService(u64),
-    /// What is told of it does not fit together.
+    /// What its record says is inconsistent.
     #[error("connection {id}: {source}")]
     Nonsense {
-        /// What operators call it by.
+        /// The number that operators know it by.
         id: u64,
         /// What is wrong.
         source: io::Error,
@@ -108,7 +110,8 @@ pub enum ArriveError {
 }
 
 impl Arriving {
-    /// Whether it can be gone on with, without touching it: to be asked before anybody is told that it has come.
+    /// Checks, without touching it, whether the connection can be continued. Call it before the other process
+    /// is told that it has arrived.
     ///
     /// # Errors
     /// Its record makes no sense.
@@ -138,10 +141,10 @@ impl Arriving {
             (Some(server), Some(slot)) => service.dialer.link(record.client, slot.key(), server),
             _ => None,
         };
-        // Its socket knows for as long as there is one.
+        // The socket knows the port as long as it is connected.
         let came_to = socket::local(&client).map_or(0, |at| at.port());
         let mut guest = Guest::carried(&service, came_to, shared);
-        // Of one that has not said yet whom it speaks for nobody knows.
+        // A client whose PROXY header has not come yet is not known.
         if record.announced.is_some() || !service.awaits_header(record.client) {
             let announced = record.announced.as_ref().and_then(|said| said.addresses);
             guest.count_in(announced.map_or(record.client, |[client, _]| client.into()));
@@ -150,43 +153,44 @@ impl Arriving {
     }
 }
 
-/// Who is in line first goes first.
+/// Waiting clients go first, in the order of their places.
 fn order(parcel: &Parcel) -> Option<u64> {
     match &parcel.record.stage {
         StageRecord::Waiting(waiting) => Some(waiting.ticket),
-        // Those without a place are served after those with one.
+        // Clients without a place are served after those with one.
         StageRecord::Greeting | StageRecord::Unheard(_) | StageRecord::Relaying(_) => None,
     }
 }
 
 impl Server {
-    /// Stops to let clients in, those as well who have come already and were not let in: they are for whoever has the listeners
-    /// next. From now on clients may leave by [`Server::pack`], and a dial that fails is not gone on with. `false`: a worker has
-    /// not answered in time, and may still let clients in.
+    /// Stops accepting clients, including those that already wait in the listen queues: they are for the
+    /// process that has the listeners next. From now on clients may leave by [`Server::pack`], and no client
+    /// whose dial fails gets another channel here. `false`: a worker has not answered in time, and may still
+    /// accept clients.
     pub fn hold_doors(&self) -> bool {
         let shared = &self.shared;
-        // After the second round those have arrived whom one worker had let in for another.
+        // After the second round, clients that one worker accepted for another have arrived.
         let all = shared.ask(PATIENCE, Message::HoldDoors).len() == shared.desks.len()
             && shared.ask(PATIENCE, Message::Settle).len() == shared.desks.len();
         shared.leaving.store(true, Ordering::SeqCst);
         all
     }
 
-    /// Accepts clients again, and goes on with those that were held back. Clients that have left and were not taken
-    /// back stay away.
+    /// Accepts clients again, and continues with those that were held back. Clients that have left and were
+    /// not taken back stay away.
     pub fn release_doors(&self) {
         self.shared.leaving.store(false, Ordering::SeqCst);
         self.shared.ask(PATIENCE, Message::ReleaseDoors);
     }
 
-    /// Lets some clients leave, as many as this at most: first those in line, in their order, then those who have no channel, then
-    /// those who are connected. None are left when it comes back empty and [`Server::left`] says so. Only after
-    /// [`Server::hold_doors`].
+    /// Lets at most `most` clients leave: first those in the wait queue, in their order, then those without a
+    /// channel, then connected ones. None are left when the result is empty and [`Server::left`] says so.
+    /// Only after [`Server::hold_doors`].
     pub fn pack(&self, most: usize) -> Vec<Departing> {
         self.pack_some(most, None)
     }
 
-    /// The same, with the clients of these services only.
+    /// Does the same for the clients of these services only.
     pub fn pack_of(&self, most: usize, services: impl IntoIterator<Item = ServiceId>) -> Vec<Departing> {
         self.pack_some(most, Some(Arc::new(services.into_iter().collect())))
     }
@@ -215,7 +219,7 @@ impl Server {
                 let (answer, answered) = sync_channel(1);
                 let wanted = PackOrder { who: who.clone(), most: left, bytes, of: of.clone() };
                 desk.send(Message::Pack(wanted, answer));
-                // What comes later lies on the tray when this is called again.
+                // Clients that a worker puts there later are found by the next call.
                 let _ = answered.recv_timeout(PATIENCE);
                 packed.append(&mut shared.tray());
                 left = most.saturating_sub(packed.len());
@@ -225,7 +229,7 @@ impl Server {
         packed.into_iter().map(Departing::new).collect()
     }
 
-    /// Takes clients back as they were. No other process has them or has touched them.
+    /// Takes clients back as they were. No other process may have them or have touched them.
     pub fn take_back(&self, departing: Vec<Departing>) {
         let mut parcels: Vec<Parcel> = departing.into_iter().map(|departing| departing.parcel).collect();
         for (number, desk) in self.shared.desks.iter().enumerate() {
@@ -237,7 +241,7 @@ impl Server {
         self.shared.ask(PATIENCE, Message::Settle);
     }
 
-    /// Waits until the workers have all clients that have arrived.
+    /// Waits until the workers have received all clients that have arrived.
     pub fn settle(&self) {
         self.shared.ask(PATIENCE, Message::Settle);
     }
@@ -251,26 +255,26 @@ impl Server {
         })
     }
 
-    /// Above every number that a connection has got so far.
+    /// A number above those of all connections so far.
     pub fn next_id(&self) -> u64 {
         self.shared.next_id()
     }
 
-    /// No connection gets this number, or a lower one, from now on.
+    /// Makes the numbers of all later connections greater than `id`.
     pub fn number_above(&self, id: u64) {
         self.shared.number_above(id);
     }
 
-    /// Descriptors for so many clients from another process. `None`: there are not so many.
+    /// Descriptors for this many clients from another process. `None` if there are not enough.
     pub fn admits(&self, clients: usize) -> Option<Vec<Reserved>> {
         (0..clients).map(|_| self.shared.budget.take(2).map(Reserved)).collect()
     }
 
-    /// Goes on with clients from another process, however many clients there may be. Those in line have their places among each
-    /// other.
+    /// Continues clients from another process, whatever the limit on clients. Waiting clients keep their
+    /// order.
     ///
     /// # Errors
-    /// One of them cannot be gone on with ([`Arriving::check`]); then all are closed.
+    /// One of them cannot be continued ([`Arriving::check`]). All are closed then.
     pub fn arrive(&self, arriving: Vec<Arriving>) -> Result<(), ArriveError> {
         let shared = &self.shared;
         let all = arriving.into_iter().map(|one| one.into_parcel(shared));

@@ -1,6 +1,7 @@
-//! Finding a channel for one client: address after address, channel after channel, until one answers.
+//! Finds a channel for one client: address after address, channel after channel, until one answers.
 //!
-//! Knows: the table's route, whose fault a failure is, how long an answer took. Never: how the choice is made, the payload.
+//! Knows: the table's route, whose fault a failure is, how long an answer took. Never: how the choice is
+//! made, the payload.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,10 +31,10 @@ use crate::sys::transparent;
 
 pub(super) mod races;
 
-/// Of a search that has nothing to try and does not know why.
+/// The loss of a client whose search has nothing left to try for an unknown reason.
 const FAILED: Loss = Loss::NoChannel(NoChannel::Failed);
 
-/// What every dial of an instance needs.
+/// What every dial of a service needs.
 #[derive(Debug)]
 pub(super) struct Dialer {
     pub(super) table: SharedTable,
@@ -44,18 +45,18 @@ pub(super) struct Dialer {
     /// The service's number, and its connections to other services of the process.
     pub(super) service: u32,
     pub(super) chains: Arc<Chains>,
-    /// Clients are about to go to another process: nobody tries one more channel here.
+    /// Clients are about to move to another process: no further channel is tried here.
     pub(super) leaving: Arc<AtomicBool>,
     /// Tells the health thread that the table has changed.
     pub(super) changed: Changed,
-    /// Takes slots to the clients of this service that wait in line.
+    /// Sends slots to waiting clients of this service.
     pub(super) deliver: Deliver,
-    /// What operators were told of clients whose own address was of no use.
+    /// Which problems with clients' own addresses operators were told about.
     pub(super) foreign: Foreign,
 }
 
 impl Dialer {
-    /// Tells what a dial changed.
+    /// Logs what a dial changed, and tells the health thread.
     fn changed(&self, transition: Option<Transition>) {
         if let Some(transition) = transition {
             self.log.tell(&Event::from(transition));
@@ -63,14 +64,16 @@ impl Dialer {
         }
     }
 
-    /// A channel has closed a connection at once, without a byte. `spoken`: who had said something on it.
+    /// Reports that a channel closed a connection at once, without a byte. `spoken` is its client, if that
+    /// had sent something.
     pub(super) fn closed_early(&self, channel: ChannelKey, spoken: Option<Peers>) {
         let spoken = spoken.map(|peers| peers.client().key().into());
         let transition = self.table.lock_at(self.clock.now()).closed_early(channel, spoken);
         self.changed(transition);
     }
 
-    /// A client has waited for the channel's first byte for `waited`, which is longer than `limit`. `spoken`: who had said something on it.
+    /// Reports that a client has waited for the channel's first byte for `waited`, longer than `limit`.
+    /// `spoken` is the client, if it had sent something.
     pub(super) fn silent(
         &self,
         channel: ChannelKey,
@@ -83,7 +86,7 @@ impl Dialer {
         self.changed(transition);
     }
 
-    /// The next channel for a client whose last one has closed its connection before anything went over it.
+    /// The next channel for a client whose last one closed the connection before anything went over it.
     pub(super) fn next_past(
         &self,
         peers: Peers,
@@ -101,14 +104,14 @@ impl Dialer {
         Some(Begun::of(turn?, peers, came_to))
     }
 
-    /// Would a connection for this channel to this address come in by the service's own listeners, and its client come back
-    /// without end? Asks the kernel where need be.
+    /// Would a connection of this channel to this address reach the service's own listeners, so that its
+    /// client comes back without end? Asks the kernel if necessary.
     pub(super) fn leads_back(&self, channel: ChannelKey, target: Address) -> Option<io::Error> {
         let leads_back = self.circle.awaits(target, true) && self.is_endless(channel);
         leads_back.then(|| LeadsBack::error(target))
     }
 
-    /// What there is to be kept of a connection that another process has made to a channel, for as long as it lasts.
+    /// What has to be kept for the life of a connection to a channel that another process has made.
     pub(super) fn link(
         &self,
         client: ClientSource,
@@ -124,42 +127,43 @@ impl Dialer {
         }
     }
 
-    /// Would clients of this channel, if it leads back to us, come back without end?
+    /// Would clients of this channel come back without end if it leads back to the service?
     fn is_endless(&self, channel: ChannelKey) -> bool {
         self.table.lock().channel(channel).is_some_and(|channel| channel.maxc.is_none())
     }
 }
 
-/// What a client's search has found.
+/// The result of a client's search.
 #[derive(Debug)]
 pub(super) struct Succeeded {
     pub(super) server: OwnedFd,
     pub(super) lease: Lease,
-    /// To be kept for as long as the connection is.
+    /// To be kept for the life of the connection.
     pub(super) link: Option<Box<Link>>,
-    /// How long the attempt took.
+    /// How long the connect took.
     pub(super) took: Duration,
 }
 
-/// One client's search.
+/// One client's search for a channel.
 #[derive(Debug)]
 pub(super) struct Dial {
     /// The walk; `None` once it is over.
     route: Option<Route>,
     /// The channel being tried; `None` once the walk is over.
     current: Option<Try>,
-    /// Those that go on beside it, since none of them has answered in time.
+    /// Attempts that go on beside it, because none of them was answered in time.
     others: Vec<Try>,
-    /// When one more is tried beside them, in ms of the worker's clock.
+    /// When one more channel is tried beside them, in ms of the worker's clock.
     pub(super) race_at: Option<u64>,
-    /// When something of ours was first missing, in ms of the worker's clock.
+    /// When a resource on balance's side was first missing, in ms of the worker's clock.
     starving_since: Option<u64>,
-    /// A channel that could not be tried for want of something of ours: if no other one will do, it is waited for.
+    /// A channel that could not be tried because a resource was missing. If no other channel can be tried,
+    /// the client waits for it.
     kept: Option<Untried>,
     pub(super) peers: Peers,
-    /// The port that its client came to.
+    /// The port that its client connected to.
     came_to: u16,
-    /// The place in line by which it got its channel, and until when it would have waited there.
+    /// The place in the wait queue through which it got its channel, and its times.
     pub(super) waited: Option<Waited>,
 }
 
@@ -167,35 +171,36 @@ pub(super) struct Dial {
 #[derive(Debug)]
 struct Try {
     lease: Lease,
-    /// The port that its client came to: also that of channels without one.
+    /// The port that its client connected to, which is also the target port for channels without one.
     came_to: u16,
-    /// Which of the channel's addresses is being tried.
+    /// Index of the channel's address that is being tried.
     address: usize,
-    /// When that was begun.
+    /// When this attempt began.
     begun: Duration,
-    /// Until when it has to answer, or when it is begun again; in ms of the worker's clock.
+    /// When the attempt times out, or is begun again, in ms of the worker's clock.
     deadline: Option<u64>,
-    /// Until when one of the channel's addresses has to answer, in ms of the worker's clock; since the first attempt.
+    /// When the time for all addresses of the channel is over, in ms of the worker's clock. Set at the first
+    /// attempt.
     until: Option<u64>,
-    /// Did any of the channel's addresses fail by the channel's own fault?
+    /// Whether one of the channel's addresses failed by the channel's own fault.
     blame: DialFailure,
     /// Why the last one of them failed.
     cause: Option<DialCause>,
-    /// The attempt under way.
+    /// The socket of the running attempt.
     server: Option<OwnedFd>,
-    /// By which number the poller watches it.
+    /// The number of its watch at the poller.
     watch: u16,
-    /// The descriptor that it takes beyond what each client has.
+    /// A descriptor beyond those that every client has.
     extra: Option<Taken>,
-    /// What is still to be said to the server before it is heard whether it speaks TLS. `None`: it is not asked.
+    /// What has still to be sent to the server before it says whether it speaks TLS. `None`: it is not asked.
     asking: Option<Vec<u8>>,
-    /// How long the server took to accept, once it is asked.
+    /// How long the connect took, if the server is being asked.
     took: Option<Duration>,
-    /// It leads to another service of ours.
+    /// Set if it leads to another service of ours.
     link: Option<Box<Link>>,
-    /// `--transparent`: the client, whose address decides which of the channel's comes first.
+    /// `--transparent`: the client, whose address decides which of the channel's addresses comes first.
     client: Option<Peers>,
-    /// The attempt comes from that address.
+    /// The attempt comes from the client's address.
     is_foreign: bool,
 }
 
@@ -230,8 +235,8 @@ impl Try {
         self.lease.target(at, self.came_to)
     }
 
-    /// Whose fault an error of the attempt is. Answers to the client's address may get lost where those to ours do not: their absence alone
-    /// proves nothing.
+    /// Whose fault an error of the attempt is. Replies to the client's address may get lost where those to
+    /// our own do not, so silence alone proves nothing.
     fn fault_of(&self, error: &io::Error) -> DialFailure {
         let is_silence = || matches!(cause_of(error), DialCause::NoAnswer | DialCause::TimedOut);
         match fault_of(error) {
@@ -240,7 +245,7 @@ impl Try {
         }
     }
 
-    /// The words of an error of the attempt.
+    /// The text for an error of the attempt.
     fn words_of(&self, error: &io::Error) -> String {
         let words = format!("connect: {}", words_of(error));
         match (self.client, self.fault_of(error)) {
@@ -251,15 +256,15 @@ impl Try {
         }
     }
 
-    /// How long an attempt at the current address that begins now may take: its share of the channel's time. Addresses that
-    /// are known not to answer get what the others leave.
+    /// How long an attempt at the current address may take, in ms: its share of the channel's time. Addresses
+    /// that are known not to answer share what the others leave.
     fn share(&mut self, terms: &Terms) -> u64 {
         let until = *self.until.get_or_insert(terms.now.saturating_add(terms.patience));
         let alike = self.lease.alike_from(self.address);
         (until.saturating_sub(terms.now) / alike as u64).max(1)
     }
 
-    /// Begins a connection to this address of the channel, and has it watched.
+    /// Starts a connection to this address and has it watched.
     fn connect(
         &mut self,
         (target, seen): (Address, ClientSource),
@@ -272,7 +277,8 @@ impl Try {
             return Err(ConnectError::Ours(LeadsBack::error(target)));
         }
         if let Address::Unix(name) = target {
-            // Before it stands: the other service would take even one that is closed at once for a client.
+            // Before the connection is made: the other service would count even one that is closed at once as
+            // a client.
             self.link = match dialer.chains.step_by(dialer.service, seen, name) {
                 Hop::Round if dialer.is_endless(self.lease.key()) => {
                     return Err(ConnectError::Ours(LeadsBack::error(target)));
@@ -292,23 +298,23 @@ impl Try {
         match watch(&server) {
             Ok(()) => Ok(server),
             Err(e) => {
-                // It may have accepted already, and would take a close for a clean end.
+                // The server may have accepted already, and would take a close for a clean end.
                 socket::reset_on_close(&server);
                 Err(ConnectError::Ours(e))
             }
         }
     }
 
-    /// The attempt under way is over.
+    /// Ends the running attempt.
     fn give_up(&mut self) {
         (self.link, self.asking, self.took) = (None, None, None);
         if let Some(server) = self.server.take() {
-            // It may have accepted already, and would take a close for a clean end.
+            // The server may have accepted already, and would take a close for a clean end.
             socket::reset_on_close(&server);
         }
     }
 
-    /// Takes note that the current address has failed, and tells it.
+    /// Notes that the current address has failed, and logs it.
     fn note(
         &mut self,
         error: &io::Error,
@@ -345,7 +351,7 @@ struct Untried {
 }
 
 impl Untried {
-    /// Nor will it be tried any more: it counts as one that failed.
+    /// It will not be tried any more and counts as failed.
     fn give_up(self, table: &mut Table, trace: Option<&mut ConnectionTrace>) {
         let Self { lease, address, cause } = self;
         if let Some(trace) = trace {
@@ -355,78 +361,78 @@ impl Untried {
     }
 }
 
-/// A client's place in line.
+/// A client's place in the wait queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waited {
     pub(super) ticket: Ticket,
-    /// In ms of the worker's clock.
+    /// When the wait began, in ms of the worker's clock.
     pub(super) since: u64,
-    /// In ms of the worker's clock.
+    /// When the wait times out, in ms of the worker's clock.
     pub(super) until: u64,
     /// It waits because of a pause.
     pub(super) in_pause: bool,
 }
 
 impl Waited {
-    /// For how long it has waited at this time of the worker's clock.
+    /// How long it has waited at `now`, in ms of the worker's clock.
     pub(super) fn so_far(&self, now: u64) -> Duration {
         Duration::from_millis(now.saturating_sub(self.since))
     }
 }
 
-/// Where a search begins.
+/// The state of a search after its first step.
 #[derive(Debug)]
 pub(super) enum Begun {
-    /// There is something to dial.
+    /// There is a channel to dial.
     Dial(Box<Dial>),
-    /// In line for a slot.
+    /// The client is in the wait queue.
     Line(Ticket),
     /// There is nothing to try.
     Over(Loss),
 }
 
-/// How a search goes on when the channel being tried will not do.
+/// How a search goes on after the channel being tried has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// There is something else to dial.
+    /// There is another channel or address to dial.
     Dial,
-    /// In line for a slot.
+    /// The client is in the wait queue.
     Line(Ticket),
     /// Nothing is left to try.
     Over(Loss),
-    /// Others are under way that were begun before.
+    /// Earlier attempts are still running.
     Others,
-    /// To be served like a new client, by the process that gets it next.
+    /// The client is to be served like a new one by the process that gets it next.
     Anew,
 }
 
-/// What an attempt goes by.
+/// The parameters of an attempt.
 #[derive(Debug)]
 pub(super) struct Terms {
-    /// Names the client in a grant.
+    /// Identifies the client in a grant.
     pub(super) tag: u64,
-    /// In ms of the worker's clock.
+    /// The time in ms of the worker's clock.
     pub(super) now: u64,
-    /// How long a channel may take to answer, and how long a lack of ours may last, in ms.
+    /// How long a channel may take to answer, and how long a lack of resources may last, in ms.
     pub(super) patience: u64,
-    /// By which number its socket is watched.
+    /// The number of the watch for its socket.
     pub(super) watch: u16,
 }
 
-/// What came of starting an attempt.
+/// The result of starting an attempt.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    /// `Dial::server` is on its way, and has so long to answer, in ms.
+    /// The connect of `Dial::server` has begun and may take this many ms.
     Started(u64),
-    /// No descriptor, port or memory for it just now.
+    /// There is no descriptor, port or memory for it now.
     Wait,
-    /// All that was left failed at once: in line for a slot.
+    /// Everything that was left failed at once; the client is in the wait queue.
     Line(Ticket),
-    /// All that was left failed at once.
+    /// Everything that was left failed at once.
     Over(Loss),
-    /// It failed at once; others are under way that were begun before.
+    /// It failed at once; earlier attempts are still running.
     Others,
-    /// It failed at once, and the client is to be served like a new one, by the process that gets it next.
+    /// It failed at once, and the client is to be served like a new one by the process that gets it next.
     Anew,
 }
 
@@ -441,10 +447,10 @@ impl Begun {
 }
 
 impl Dial {
-    /// Takes the first lease of a client's walk, or a place in line. `tag` names the client in a grant. Those in line
-    /// before it are served first.
+    /// Takes the first lease of a client's walk, or a place in the wait queue. `tag` identifies the client in
+    /// a grant. Clients that already wait are served first.
     ///
-    /// `past`: channels that have closed its connection at once.
+    /// `past` has the channels that closed the client's connection at once.
     pub(super) fn begin(
         peers: Peers,
         came_to: u16,
@@ -463,7 +469,7 @@ impl Dial {
         Begun::of(turn, peers, came_to)
     }
 
-    /// A search that has got its lease.
+    /// A search that has a lease.
     pub(super) fn new(
         peers: Peers,
         came_to: u16,
@@ -494,7 +500,7 @@ impl Dial {
         self.current.as_ref()?.target()
     }
 
-    /// The attempt under way.
+    /// The socket of the running attempt.
     pub(super) fn server(&self) -> Option<&OwnedFd> {
         self.current.as_ref()?.server.as_ref()
     }
@@ -504,16 +510,17 @@ impl Dial {
         self.current.as_ref().map(|current| current.watch)
     }
 
-    /// Until when the current attempt has to answer, or when it is begun again.
+    /// Sets when the current attempt times out, or is begun again.
     pub(super) fn set_deadline(&mut self, at: u64) {
         if let Some(current) = &mut self.current {
             current.deadline = Some(at);
         }
     }
 
-    /// Starts on the current address, or on the first one after it that can be started on; `watch` is done with the socket.
-    /// Without descriptors or memory it waits a moment, and then looks at the other channels; without a source port it does
-    /// so at once. If there is no other one, it waits, but no longer than `terms` say.
+    /// Starts an attempt at the current address, or at the first later one that can be tried; `watch` is
+    /// called with its socket. Without descriptors or memory it waits a moment and then tries the other
+    /// channels; without a source port it tries them at once. If there is no other channel, it waits, but no
+    /// longer than `terms` say.
     pub(super) fn attempt(
         &mut self,
         terms: &Terms,
@@ -556,7 +563,8 @@ impl Dial {
                     (error, DialFailure::Local)
                 }
                 Err(ConnectError::Crowded(_)) => {
-                    // As for a port that takes no more connections: the time to connect is the server's to make room.
+                    // As for a port that accepts no more connections: the server has the connect timeout to
+                    // make room.
                     if self.is_patient(terms) {
                         if self.step_aside(&io::ErrorKind::WouldBlock.into(), dialer, trace.as_deref_mut()) {
                             continue;
@@ -566,7 +574,7 @@ impl Dial {
                     (io::ErrorKind::WouldBlock.into(), DialFailure::Channel)
                 }
                 Err(ConnectError::Ours(e) | ConnectError::Target(e)) if is_exhausted(&e) => {
-                    // Most are over in a moment; one that is not may be of this way only.
+                    // Most shortages pass in a moment; one that does not may concern only this target.
                     let is_first = self.starving_since.is_none();
                     if self.is_patient(terms) {
                         if !is_first && self.step_aside(&e, dialer, trace.as_deref_mut()) {
@@ -592,13 +600,13 @@ impl Dial {
         }
     }
 
-    /// Something of ours is missing: is there time to wait for it?
+    /// A resource is missing: is there time left to wait for it?
     fn is_patient(&mut self, terms: &Terms) -> bool {
         let since = *self.starving_since.get_or_insert(terms.now);
         terms.now.saturating_sub(since) < terms.patience
     }
 
-    /// Tells that the current address could not be tried.
+    /// Logs that the current address could not be tried.
     fn say(&self, error: &io::Error, dialer: &Dialer) {
         if let (Some(channel), Some(target)) = (self.channel(), self.target()) {
             let words = format!("connect: {}", words_of(error));
@@ -606,8 +614,8 @@ impl Dial {
         }
     }
 
-    /// Goes on to the channel's next address, or to another channel that is up, and keeps the slot of this one, since it was
-    /// not tried. `false`: there is none.
+    /// Goes on to the channel's next address, or to another channel that is up. Keeps the slot of the present
+    /// one, since it was not tried. `false` if there is no other.
     fn step_aside(
         &mut self,
         error: &io::Error,
@@ -642,7 +650,7 @@ impl Dial {
         has_next
     }
 
-    /// The connection stands. Why it is none all the same, if it is none.
+    /// The connection is established. Returns an error if it is useless all the same.
     pub(super) fn doubt(&mut self, dialer: &Dialer) -> Option<io::Error> {
         let (channel, target) = (self.channel()?, self.target()?.net()?);
         let current = self.current.as_mut()?;
@@ -655,7 +663,7 @@ impl Dial {
         } else {
             let bound = dialer.outgoing.load().is_bound();
             match dialer.chains.step(dialer.service, self.peers.seen, ours, target, bound) {
-                // A maxc makes an end of it.
+                // With a maxc, the circle comes to an end.
                 Hop::Round if dialer.is_endless(channel) => LeadsBack::error(target),
                 Hop::Within(link) if dialer.is_endless(channel) => {
                     current.link = Some(link);
@@ -664,12 +672,12 @@ impl Dial {
                 Hop::Out | Hop::Round | Hop::Within(_) => return None,
             }
         };
-        // It must not keep the port that a server may want, nor be taken for a client.
+        // It must not keep a port that a server may want, nor count as a client.
         socket::reset_on_close(server);
         Some(error)
     }
 
-    /// The current address did not answer, or not as wished: moves on to the next address, or the next channel.
+    /// The current address failed: moves on to the next address, or the next channel.
     pub(super) fn failed(
         &mut self,
         error: &io::Error,
@@ -700,12 +708,12 @@ impl Dial {
         self.next_channel(Some((cause_of(error), &words)), tag, dialer)
     }
 
-    /// How the channel being tried is to be told who the client is.
+    /// The PROXY header that the channel being tried wants. `None`: none.
     pub(super) fn proxy(&self) -> Option<ProxyVersion> {
         self.current.as_ref().and_then(|current| current.lease.proxy())
     }
 
-    /// The connection stands, and the server is to be told this, and to answer it, before it is the client's.
+    /// The connection is established, but first the server gets these bytes and has to answer them.
     pub(super) fn ask(&mut self, words: Vec<u8>, dialer: &Dialer) {
         if let Some(current) = &mut self.current {
             current.took = Some(dialer.clock.now().saturating_sub(current.begun));
@@ -713,12 +721,12 @@ impl Dial {
         }
     }
 
-    /// Is the server asked something before it is the client's?
+    /// Is the server being asked something before the client gets it?
     pub(super) fn is_asking(&self) -> bool {
         self.current.as_ref().is_some_and(|current| current.asking.is_some())
     }
 
-    /// The server that is asked, and what is still to be said to it.
+    /// The server being asked, and what has still to be sent to it.
     pub(super) fn asked(&mut self) -> Option<(&OwnedFd, &mut Vec<u8>)> {
         let current = self.current.as_mut()?;
         Some((current.server.as_ref()?, current.asking.as_mut()?))
@@ -726,12 +734,12 @@ impl Dial {
 
     /// Addresses are left, but no time for them.
     fn out_of_time(&mut self, tag: u64, dialer: &Dialer) -> Next {
-        // There was an attempt: it has begun the time.
+        // There was an attempt, since the time has begun.
         let cause = self.current.as_ref().and_then(|current| current.cause).unwrap_or(DialCause::NoAnswer);
         self.next_channel(Some((cause, &format!("connect: {cause}"))), tag, dialer)
     }
 
-    /// The channel is not available any more, and neither it nor we have failed: on to the next one.
+    /// The channel is no longer available, which is nobody's failure: moves on to the next one.
     pub(super) fn move_on(&mut self, tag: u64, dialer: &Dialer) -> Next {
         if let Some(current) = &mut self.current {
             current.give_up();
@@ -739,7 +747,7 @@ impl Dial {
         self.next_channel(None, tag, dialer)
     }
 
-    /// The current channel will not do. `cause`: why it counts as failed; `None`: it does not.
+    /// Leaves the current channel. `cause` says why it counts as failed; `None`: it does not.
     fn next_channel(&mut self, cause: Option<(DialCause, &str)>, tag: u64, dialer: &Dialer) -> Next {
         let Some(Try { lease, blame, .. }) = self.current.take() else { return Next::Over(FAILED) };
         let transition = match cause {
@@ -752,10 +760,10 @@ impl Dial {
                 None
             }
         };
-        // Before there may be a place in line: whatever happens here must not lose it.
+        // Before there may be a place in the wait queue, which a failure here must not lose.
         dialer.changed(transition);
         if blame == DialFailure::Unproven {
-            // There may be something to be asked in the background.
+            // A probe in the background may be due.
             dialer.changed.tell();
         }
         if let Some(other) = self.others.pop() {
@@ -806,9 +814,9 @@ impl Dial {
         }
     }
 
-    /// The current address answered: the lease is the connection's from now on.
+    /// The current address answered: its lease is the connection's from now on.
     ///
-    /// Those that were tried beside it have lost: they hear of a reset, and that is no failure.
+    /// Attempts that ran beside it get a reset. They do not count as failures.
     pub(super) fn succeeded(
         self,
         dialer: &Dialer,
@@ -834,7 +842,7 @@ impl Dial {
             }
             let told = address.and_then(|address| table.address_answered(&lease, address, begun));
             let transition = table.connected(route, &lease, took);
-            // A channel that is back by this may have room for those in line.
+            // A channel that is back by this may have room for waiting clients.
             makes_room |= transition.is_some();
             let grants = if makes_room { table.grant() } else { Vec::new() };
             (told, transition, grants)
@@ -843,7 +851,7 @@ impl Dial {
         dialer.changed(told);
         dialer.changed(transition);
         if is_race {
-            // There may be something to be asked in the background.
+            // A probe in the background may be due.
             dialer.changed.tell();
         }
         Some(Succeeded { server, lease, link, took })

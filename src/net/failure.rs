@@ -1,6 +1,6 @@
-//! Why an attempt to connect to a channel came to nothing: which of the known causes, whose fault, in which words.
+//! Why an attempt to connect to a channel failed: which of the known causes, whose fault, in which words.
 //!
-//! Knows: errors of the system and our own. Never: what becomes of the client.
+//! Knows: errors of the system and our own. Never: what happens to the client.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::observe::AttemptError;
 use crate::sched::{DialCause, DialFailure};
 use crate::sys::fault::{is_exhausted, is_ours, reason};
 
-/// The cause of an error. Of those that have a number of the system this goes by the number.
+/// The cause of an error. If the error has a number of the system, the number decides.
 pub(super) fn cause_of(error: &io::Error) -> DialCause {
     if LeadsBack::is(error) {
         return DialCause::LeadsBack;
@@ -52,7 +52,7 @@ pub(super) fn fault_of(error: &io::Error) -> DialFailure {
     if is_local { DialFailure::Local } else { DialFailure::Channel }
 }
 
-/// The words of its cause, or more where more is known.
+/// The words of the error's cause, or more if more is known.
 pub(super) fn words_of(error: &io::Error) -> String {
     match cause_of(error) {
         DialCause::LeadsBack | DialCause::NoAddress | DialCause::NoPort | DialCause::Other => reason(error),
@@ -60,7 +60,7 @@ pub(super) fn words_of(error: &io::Error) -> String {
     }
 }
 
-/// As the access log has it.
+/// The error as the access log records it.
 pub(super) fn attempt_error(error: &io::Error) -> AttemptError {
     match (cause_of(error), error.raw_os_error()) {
         (DialCause::Other, Some(number)) => AttemptError::System(number),

@@ -1,6 +1,8 @@
-//! `--transparent`: from which address a client's connection to a channel comes, and in which order the channel's addresses are tried for that.
+//! `--transparent`: from which address a client's connection to a channel comes, and in which order the
+//! channel's addresses are tried for that.
 //!
-//! Knows: whose address it is, what operators have been told of it. Never: how a socket gets an address, whether answers come back.
+//! Knows: whose address it is, what operators were told about it. Never: how a socket gets an address,
+//! whether replies come back.
 //! Source: docs/transparent.md.
 
 use std::net::IpAddr;
@@ -11,12 +13,13 @@ use crate::sched::{Lease, Peers};
 use crate::spec::Address;
 use crate::sys::transparent::{OwnAddress, source_for};
 
-/// What operators were told of a service's clients whose own address was of no use: each reason once.
+/// Why clients' own addresses could not be used, as far as operators were told: each reason once per service.
 #[derive(Debug, Default)]
 pub(super) struct Foreign(AtomicU8);
 
 impl Foreign {
-    /// The client's address, if a connection for it to this target can come from there.
+    /// The client's address, if a connection for it to this target can come from there. Otherwise logs the
+    /// reason, once, and returns `None`.
     pub(super) fn source(&self, peers: &Peers, target: Address, log: &Log) -> Option<IpAddr> {
         source_for(peers.client(), target).map_err(|why| self.tell(peers, target, why, log)).ok()
     }
@@ -34,8 +37,8 @@ impl Foreign {
     }
 }
 
-/// Which of the channel's addresses is the `n`-th, from 0, for a client: those of its own family come first, since only these can be
-/// reached from its address.
+/// The index of the channel's address to try as the `n`-th, from 0, for a client. Addresses of the client's
+/// own family come first, since only these can be reached from its address.
 pub(super) fn nth_address(lease: &Lease, n: usize, peers: &Peers) -> usize {
     let Some(client) = peers.client().ip() else { return n };
     let is_v4 = client.is_ipv4();
@@ -45,7 +48,7 @@ pub(super) fn nth_address(lease: &Lease, n: usize, peers: &Peers) -> usize {
         net.is_some_and(|address| address.ip().to_canonical().is_ipv4() == is_v4)
     };
     let (first, rest): (Vec<_>, Vec<_>) = all.partition(fits);
-    // Beyond the last one there is none.
+    // There is no address after the last one.
     first.into_iter().chain(rest).nth(n).unwrap_or(n)
 }
 

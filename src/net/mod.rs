@@ -1,8 +1,12 @@
 //! The data plane: sockets in, bytes across, nothing decided about channels.
 //!
-//! One worker per core, each with its own poller and its own connections; they share the services (listeners, tables) and
-//! nothing else. Reading order: `worker` takes clients and owns their connections, `dial` walks the table's route (`failure` says why an attempt came to nothing), `sockets` moves what
-//! the relay decides, `routes` says which groups are for a client, `shared` is what workers share and tell each other, [`server`] starts and stops the lot, `taps` are those who see a connection's bytes, `departure` lets connections go to another process and takes them from one. `busy_poll` says when a worker looks for events rather than sleeps.
+//! One worker per core, each with a poller and connections of its own; they share the services (listeners,
+//! tables) and nothing else. Reading order: `worker` accepts clients and owns their connections, `dial`
+//! follows the table's route (`failure` says why an attempt failed), `sockets` moves what the relay decides,
+//! `routes` says which groups serve a client, `shared` is what workers share and send to each other,
+//! [`server`] starts and stops everything, `taps` are readers of a connection's bytes, `departure` lets
+//! connections go to another process and takes them from one. `busy_poll` says when a worker polls for events
+//! instead of sleeping.
 
 mod busy_poll;
 mod chain;

@@ -1,28 +1,28 @@
-//! Bugs that a test may plant in the data plane, each of them one that it had or could have had. Outside of tests there
-//! are none.
+//! Bugs that a test can plant in the data plane. Each is one that it had or could have had. Outside tests
+//! there are none.
 //!
-//! Knows: which is planted on this thread. Never: what it does.
+//! Knows: which bug is planted on this thread. Never: what it does.
 
 /// A known bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bug {
-    /// Whoever leaves does not think of those in line.
+    /// A client that leaves does not serve waiting clients.
     ForgetsLine,
-    /// Whoever gives up the channel that it dials keeps to itself that others get its slot.
+    /// A client that gives up its dial does not tell others that its slot is free.
     ForgetsDropped,
-    /// A connection counts as one because there is news of it.
+    /// A connection counts as established because there was an event for it.
     BelievesNews,
-    /// A panic in one message loses those behind it.
+    /// A panic in one message loses the messages after it.
     LosesMessages,
-    /// A panic loses the count of the client that it happened to.
+    /// A panic does not give back the counts of its client.
     LosesCount,
-    /// What was lost by a fault of ours ends as if it were whole.
+    /// A connection that lost bytes by our fault ends cleanly.
     EndsClean,
-    /// Whoever leaves is watched still, as long as anybody has the socket.
+    /// A connection that moved to another process is still watched, as long as any process has the socket.
     StaysWatched,
-    /// Whoever leaves keeps its place among the connections of its client.
+    /// A client that leaves keeps its place in the count of its connections.
     KeepsPlace,
-    /// Any channel is for anybody, whatever is asked for.
+    /// Every group serves every client, whatever it asks for.
     ForgetsRoutes,
 }
 
@@ -31,19 +31,19 @@ thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// Plants a bug on this thread, or none.
+/// Plants a bug on this thread; `None` removes it.
 #[cfg(test)]
 pub(super) fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
-/// Is it planted?
+/// Is this bug planted?
 #[cfg(test)]
 pub(super) fn has(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Is it planted? It is not.
+/// Is this bug planted? Never outside tests.
 #[cfg(not(test))]
 pub(super) const fn has(_: Bug) -> bool {
     false

@@ -1,6 +1,6 @@
-//! Which groups are for a client, by what it asks for.
+//! Which groups serve a client, by what it asks for.
 //!
-//! Knows: which of several that would do is taken. Never: how that was heard, channels.
+//! Knows: which of several matching sections is used. Never: how the request was read, channels.
 //! Source: docs/routing.md.
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Those of these sections. `None`: all groups are for everybody.
+    /// The routes of these sections. `None`: all groups serve everyone.
     pub fn new(sections: &[Section]) -> Option<Self> {
         if sections.is_empty() {
             return None;
@@ -46,8 +46,9 @@ impl Routes {
         Some(routes)
     }
 
-    /// The groups for a client who asks for this: by its name, then by the longest name above it, by the protocol that it likes best, for any
-    /// TLS; those for all others if there are none. `None`: there are none at all.
+    /// The groups for a client that asks for this. For TLS, the first match of: its server name, the longest
+    /// parent domain, its preferred protocol, any TLS. For HTTP or SSH, the groups for that. If nothing
+    /// matches, the groups for everything else; `None` if there are none.
     pub(super) fn find(&self, asks: &Asks) -> Option<GroupRange> {
         let found = match asks {
             Asks::Tls { name, protocols } => {

@@ -1,4 +1,4 @@
-//! All workers and services of a process: started, opened, told to stop listening, told to close connections.
+//! All workers and services of a process: starts them, opens services, stops listening, closes connections.
 //!
 //! Knows: how many workers there are and how to reach them. Never: what they do with a client.
 
@@ -23,7 +23,7 @@ use crate::sys::descriptors::Budget;
 use crate::sys::listen::Listener;
 use crate::sys::poller::{Poller, Token};
 
-/// The running data plane. Every clone is the same one.
+/// The running data plane. All clones are the same one.
 #[derive(Clone)]
 pub struct Server {
     pub(super) shared: Arc<Shared>,
@@ -36,11 +36,11 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts the workers. `drained` is called when the last service has stopped: after [`Running::stop_listening`], its
-    /// last connection has ended.
+    /// Starts the workers. `drained` is called when the last service has stopped: after
+    /// [`Running::stop_listening`] and the end of its last connection.
     ///
     /// # Errors
-    /// No descriptor for a poller, or no thread.
+    /// There is no descriptor for a poller, or a thread cannot be started.
     pub fn start(
         clock: Clock,
         log: &Log,
@@ -67,10 +67,10 @@ impl Server {
         Ok(Self { shared })
     }
 
-    /// Begins to serve.
+    /// Starts to serve.
     ///
     /// # Errors
-    /// A listener cannot be watched; then none of them is served.
+    /// A listener cannot be watched, or the instance is stopping. None of the services is served then.
     pub fn open(&self, services: Vec<NewService>) -> io::Result<Vec<Running>> {
         let shared = &self.shared;
         let opened: Vec<Opened> = services.into_iter().map(|new| shared.enlist(new)).collect();
@@ -79,7 +79,7 @@ impl Server {
             .into_iter()
             .map(|new| Running { shared: Arc::clone(shared), service: new.service })
             .collect();
-        // Looked at after they were enlisted: either this is seen here, or they are seen there.
+        // Read after they were enlisted: either this is seen here, or they are seen by `stop_listening`.
         let result = if shared.closing.load(Ordering::SeqCst) {
             Err(io::Error::other("the instance was told to stop"))
         } else if answers.len() < shared.desks.len() {
@@ -98,49 +98,49 @@ impl Server {
         }
     }
 
-    /// Clients accepted and not yet closed, of all services.
+    /// The number of clients accepted and not yet closed, of all services.
     pub fn connections(&self) -> usize {
         self.shared.connections()
     }
 
-    /// The same, of these services.
+    /// The same for these services.
     pub fn connections_of(&self, services: &[ServiceId]) -> usize {
         let found = services.iter().filter_map(|&id| self.shared.service(id));
         found.map(|service| service.connections()).sum()
     }
 
-    /// Was it told to take clients no more?
+    /// Was it told to accept no more clients?
     pub fn is_closing(&self) -> bool {
         self.shared.closing.load(Ordering::SeqCst)
     }
 
-    /// Is any service served, or has connections left?
+    /// Is any service served, or does one still have connections?
     pub fn has_services(&self) -> bool {
         self.shared.has_services()
     }
 
-    /// Does every worker come round to what it is told within this time? One that hangs, or is busy for longer with something else,
-    /// does not.
+    /// Does every worker answer a message within this time? A worker that hangs, or is busy longer with
+    /// something else, does not.
     pub fn comes_round_within(&self, time: Duration) -> bool {
         self.shared.ask(time, Message::Settle).len() == self.shared.desks.len()
     }
 
-    /// Connections that each worker carries.
+    /// The number of connections that each worker has.
     pub fn loads(&self) -> Vec<usize> {
         self.shared.desks.iter().map(|desk| desk.load.get()).collect()
     }
 
-    /// How many descriptors the process may have; `u64::MAX` is no limit.
+    /// The limit on descriptors of the process; `u64::MAX` means none.
     pub fn descriptor_limit(&self) -> u64 {
         self.shared.options.descriptor_limit
     }
 
-    /// The congestion control of bulk within this host, if there is one of its own.
+    /// The congestion control algorithm for bulk data within this host, if one is configured.
     pub fn loopback_congestion(&self) -> Option<&str> {
         self.shared.options.loopback_congestion.as_deref()
     }
 
-    /// What all who open descriptors in this process take them from.
+    /// The budget from which all code in this process takes descriptors.
     pub(crate) fn budget(&self) -> Arc<Budget> {
         Arc::clone(&self.shared.budget)
     }
@@ -157,11 +157,11 @@ impl Server {
         }
     }
 
-    /// Frees all ports and closes all connections, with a reset where bytes would be missed. The process is about to end,
-    /// and then what is still open would end cleanly, so this takes as long as it takes.
+    /// Frees all ports and closes all connections, with a reset where bytes would be missed. It takes as long
+    /// as necessary: the process is about to end, and connections that are still open then would end cleanly.
     pub fn shut_down(&self) {
         self.shared.ends.store(true, Ordering::SeqCst);
-        // Before a worker had closed its door, it may have handed a client to one that was done already.
+        // A worker that still accepted may have handed a client to one that had already finished.
         for _round in 0..2 {
             if !self.shared.see_all_off() {
                 return;
@@ -169,14 +169,14 @@ impl Server {
         }
     }
 
-    /// What the access log is to tell of connections that go on, the oldest first.
+    /// Access log records of open connections that are due, oldest first.
     pub fn due(&self, due: AccessDue) -> Vec<AccessRecord> {
         let mut records = self.shared.all_pages(|from, answer| Message::Records(due, from, answer));
         records.sort_by_key(|record| (record.trace.began_at, record.id));
         records
     }
 
-    /// Lets the dump be written to its end, if anybody reads it. The last thing that the process does.
+    /// Waits until the dump is written, if anybody reads it. The last thing that the process does.
     pub fn finish_dump(&self) {
         if let Some(dump) = &self.shared.options.dump {
             dump.finish();
@@ -184,7 +184,7 @@ impl Server {
     }
 }
 
-/// A service that was opened. Every clone is the same one.
+/// A service that was opened. All clones are the same one.
 #[derive(Clone)]
 pub struct Running {
     shared: Arc<Shared>,
@@ -198,28 +198,29 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    /// What it is called by.
+    /// Its number.
     pub fn id(&self) -> ServiceId {
         self.service.id
     }
 
-    /// Where it is in its life.
+    /// The phase of its life.
     pub fn phase(&self) -> Phase {
         self.service.phase()
     }
 
-    /// Clients accepted and not yet closed.
+    /// The number of clients accepted and not yet closed.
     pub fn connections(&self) -> usize {
         self.service.connections()
     }
 
-    /// The process before has so many clients of it, which count as ours do until they are carried or this is said again.
+    /// Notes how many clients of it the predecessor has. They count as our own until they are carried or this
+    /// is called again.
     pub fn expect(&self, clients: usize) {
         self.service.await_clients(true);
         self.service.expect(clients);
     }
 
-    /// No more clients come from the process before.
+    /// Notes that no more clients come from the predecessor.
     pub fn expect_nobody(&self) {
         self.service.expect(0);
         self.service.gate().expect_nobody();
@@ -227,8 +228,8 @@ impl Running {
         self.shared.see_the_last_off(&self.service);
     }
 
-    /// Accepts the clients in the listen queue, then frees the port. `true` when it is free (as far as this process holds it, or the one
-    /// that it takes over from).
+    /// Accepts the clients in the listen queue, then frees the port. `true` when the port is free, as far as
+    /// this process or its predecessor holds it.
     pub fn stop_listening(&self) -> bool {
         let id = self.id();
         self.shared.free_ports(&self.service);
@@ -238,10 +239,10 @@ impl Running {
         answers.len() == self.shared.desks.len()
     }
 
-    /// Listens on more ports. `all`: where it listens then.
+    /// Listens on more ports. `all` has all addresses on which it then listens.
     ///
     /// # Errors
-    /// A listener cannot be watched; then nobody comes in by any of them.
+    /// A listener cannot be watched. No client is accepted on any of the new ports then.
     pub fn listen_too(&self, new: Vec<Listener>, all: Vec<Address>) -> io::Result<()> {
         let ports: Vec<u16> = new.iter().map(|one| one.address().port()).collect();
         self.shared.relocate(&self.service, all, &new, &[]);
@@ -254,19 +255,20 @@ impl Running {
         result.inspect_err(|_| self.leave_doors(&ports))
     }
 
-    /// Accepts the clients in the listen queues of these ports, then frees them. `all`: where it listens then.
+    /// Accepts the clients in the listen queues of these ports, then frees them. `all` has all addresses on
+    /// which it then listens.
     pub fn stop_listening_on(&self, ports: &[u16], all: Vec<Address>) {
         self.leave_doors(ports);
         self.shared.relocate(&self.service, all, &[], ports);
     }
 
-    /// Takes whoever waits to be accepted on these ports, then nobody until [`Running::welcome_on`].
+    /// Accepts the clients that wait on these ports, then none until [`Running::welcome_on`].
     pub fn set_aside(&self, ports: &[u16]) {
         let ports: Arc<[u16]> = ports.into();
         self.shared.ask(PATIENCE, |answer| Message::SetAside(self.id(), Arc::clone(&ports), answer));
     }
 
-    /// Takes clients on these ports again.
+    /// Accepts clients on these ports again.
     pub fn welcome_on(&self, ports: &[u16]) {
         let ports: Arc<[u16]> = ports.into();
         self.shared
@@ -280,29 +282,29 @@ impl Running {
         self.shared.ask(PATIENCE, |answer| Message::StopListeningOn(self.id(), Arc::clone(&ports), answer));
     }
 
-    /// Treats clients otherwise from now on, those that are served already as well.
+    /// Changes the options, also for clients that are already served.
     pub fn change(&self, options: ServiceOptions) {
         self.service.set_options(options);
         self.shared.desks.iter().for_each(|desk| desk.send(Message::Retime(self.id())));
-        // A longer line, or a longer patience, changes nothing for who waits; more room does.
+        // A longer queue or timeout changes nothing for clients that already wait; more free slots do.
         self.serve_line();
     }
 
-    /// Closes the connections of a channel; how many there were.
+    /// Closes the connections of a channel; returns how many there were.
     pub fn close_connections(&self, channel: ChannelKey) -> usize {
         let id = self.id();
         self.service.condemn(Some(channel), End::Kicked);
         self.shared.ask(PATIENCE, |answer| Message::Close(id, channel, End::Kicked, answer)).into_iter().sum()
     }
 
-    /// Closes all connections of the service for this reason; how many there were.
+    /// Closes all connections of the service for this reason; returns how many there were.
     pub fn close_all(&self, why: End) -> usize {
         let id = self.id();
         self.service.condemn(None, why);
         self.shared.ask(PATIENCE, |answer| Message::CloseAll(id, why, answer)).into_iter().sum()
     }
 
-    /// Closes the connections of clients whose addresses are in a network; how many there were.
+    /// Closes the connections of clients whose addresses are in a network; returns how many there were.
     pub fn close_clients(&self, net: IpNet) -> usize {
         let id = self.id();
         self.service.condemn_clients(net, End::Kicked);
@@ -310,13 +312,13 @@ impl Running {
         answers.into_iter().sum()
     }
 
-    /// Closes one connection. `false` = there is none of that number.
+    /// Closes one connection. `false` if there is none with this number.
     pub fn close_session(&self, session: u64) -> bool {
         let id = self.id();
         self.shared.ask(PATIENCE, |answer| Message::CloseSession(id, session, answer)).contains(&true)
     }
 
-    /// Shows the bytes of one connection from now on. `None` = there is none of that number.
+    /// Starts a tap of one connection's bytes. `None` if there is no connection with this number.
     pub fn tap(&self, session: u64) -> Option<(TapStart, Tap)> {
         let id = self.id();
         let (tap, source) = new_tap();
@@ -324,7 +326,7 @@ impl Running {
         answers.into_iter().flatten().next().map(|start| (start, tap))
     }
 
-    /// All connections, or those of one channel, the oldest first.
+    /// All connections, or those of one channel, oldest first.
     pub fn sessions(&self, channel: Option<ChannelKey>) -> Vec<SessionSnapshot> {
         let id = self.id();
         let mut sessions = self.shared.all_pages(|from, answer| Message::Sessions(id, channel, from, answer));
@@ -332,9 +334,11 @@ impl Running {
         sessions
     }
 
-    /// The last connections that have ended, as far as they are remembered, so many at most, the last one last.
+    /// The last connections that have ended, at most `most` and as far as they are remembered, the latest one
+    /// last.
     pub fn ended(&self, most: usize) -> Vec<EndedSnapshot> {
-        // All workers count from the same moment, or their order would depend on who answers first.
+        // All workers count from the same moment; otherwise the order would depend on which one answers
+        // first.
         let (id, now) = (self.id(), self.shared.clock.now());
         let all = self.shared.ask(PATIENCE, |answer| Message::Ended(id, now, answer));
         let mut all: Vec<EndedSnapshot> = all.into_iter().flatten().collect();
@@ -352,7 +356,7 @@ impl Running {
         }
     }
 
-    /// Closes the connections of a channel to these addresses, which are not its own any more, sooner or later.
+    /// Closes the connections of a channel to these addresses, which it no longer has, sooner or later.
     pub fn kick_addresses(&self, channel: ChannelKey, addresses: Vec<Address>) {
         let addresses: Arc<[Address]> = addresses.into();
         for desk in self.shared.desks.iter() {
@@ -360,14 +364,15 @@ impl Running {
         }
     }
 
-    /// Makes the listeners refuse, after the clients that wait already were accepted.
+    /// Makes the listeners refuse connects, after accepting the clients that already wait.
     ///
     /// # Errors
-    /// The system does not stop to listen; then it goes on. `WouldBlock`: not while another process takes over, or is being taken over.
+    /// The system cannot stop listening; the service then goes on accepting. `WouldBlock`: another process is
+    /// taking over, or this one is.
     pub fn refuse(&self) -> io::Result<()> {
         let id = self.id();
         if self.shared.leaving.load(Ordering::SeqCst) {
-            // Its listeners are another process's as well.
+            // Another process holds its listeners, too.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.shared.ask(PATIENCE, |answer| Message::Refuse(id, answer));
@@ -378,10 +383,10 @@ impl Running {
         shut
     }
 
-    /// Lets clients in again after [`Running::refuse`].
+    /// Accepts clients again after [`Running::refuse`].
     ///
     /// # Errors
-    /// The system does not listen again.
+    /// The system cannot listen again.
     pub fn admit(&self) -> io::Result<()> {
         let id = self.id();
         self.shared.ask_one(|answer| Message::OpenDoor(id, answer)).flatten().unwrap_or(Ok(()))?;
@@ -393,13 +398,14 @@ impl Running {
         self.shared.desks.iter().for_each(|desk| desk.send(Message::Welcome(self.id())));
     }
 
-    /// Would a connection for a channel to this address come in by the service's own listeners, again and again? What is to be
-    /// said of that, if so.
+    /// Would a connection of a channel to this address reach the service's own listeners, without end?
+    /// Returns a text that says so, if it would.
     pub fn leads_back(&self, channel: ChannelKey, target: Address) -> Option<String> {
         self.service.dialer.leads_back(channel, target).map(|error| error.to_string())
     }
 
-    /// An operator has changed the table: those in line get what came free, and learn what they wait for now.
+    /// Call it after an operator has changed the table: waiting clients get free slots, and workers learn
+    /// what their clients now wait for.
     pub fn table_changed(&self) {
         self.serve_line();
         let pauses = self.service.dialer.table.pauses();
@@ -408,7 +414,7 @@ impl Running {
         }
     }
 
-    /// Gives free slots to those in line: an operator, or a channel that came back, may have made room.
+    /// Gives free slots to waiting clients: an operator, or a channel that came back, may have made room.
     pub fn serve_line(&self) {
         self.shared.serve_line(&self.service);
     }

@@ -1,6 +1,7 @@
 //! One service: where it listens, its table, its options, how many clients it has.
 //!
-//! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other services.
+//! Knows: what a service's clients share, whichever worker has them. Never: sockets of clients, other
+//! services.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,116 +22,119 @@ use crate::spec::{ClientSource, ProxySenders, ProxyTlvs, StartTls};
 use crate::sys::Outgoing;
 use crate::sys::listen::Listener;
 
-/// Strangers can be refused as often as they like: that is told once a minute.
+/// Refusals are logged at most this often, in ms: anyone can be refused as often as they like.
 pub(super) const REFUSALS_TOLD_MS: u64 = 60_000;
 
-/// What a service is called by in a process. Never given out twice.
+/// The number of a service in a process. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(pub(super) u32);
 
-/// How a service treats its clients and its channels.
+/// How a service treats its clients and channels.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
     /// How connections to channels are made.
     pub outgoing: Outgoing,
-    /// `-t`: how long a channel may take to answer.
+    /// `-t`: how long a connect to a channel may take.
     pub connect_timeout: Duration,
-    /// So soon the next channel is tried beside one that has not answered; `None` = not before it has failed.
+    /// `--race`: after this time without an answer, the next channel is tried, too. `None`: only after a
+    /// failure.
     pub race: Option<Duration>,
-    /// A channel that says nothing for so long, while others answer, is ejected; `None` = it is not.
+    /// `--first-byte`: a channel that stays silent this long while others answer is ejected. `None`: it is
+    /// not.
     pub first_byte: Option<Duration>,
-    /// `-T`: quiet for so long ends a connection; `None` = never.
+    /// `-T`: how long a connection may be idle. `None`: without limit.
     pub idle_timeout: Option<Duration>,
-    /// Half-closed and quiet for so long ends a connection; `None` = never.
+    /// `--half-close-timeout`: how long a half-closed connection may be idle. `None`: without limit.
     pub half_close_timeout: Option<Duration>,
-    /// A connection that has lived for so long, or a tenth less or more, is closed; `None` = never.
+    /// `--max-lifetime`: a connection is closed after this time, varied by up to a tenth. `None`: without
+    /// limit.
     pub max_lifetime: Option<Duration>,
-    /// How long a client waits in line.
+    /// `--queue-timeout`: how long a client may wait for a full channel.
     pub queue_timeout: Duration,
-    /// How long a client waits because of a pause.
+    /// `--pause-timeout`: how long a client may wait because of a pause.
     pub pause_timeout: Duration,
-    /// The most clients at a time; `None` = no limit.
+    /// `--max-connections`: maximum number of clients at a time. `None`: no limit.
     pub max_connections: Option<NonZeroU32>,
-    /// Those of whom a header of the PROXY protocol is to come first; `None` = nobody.
+    /// `--accept-proxy`: senders that must begin with a PROXY header. `None`: none.
     pub accept_proxy: Option<ProxySenders>,
-    /// Which groups are for whom; `None` = all are for everybody.
+    /// Which groups serve whom. `None`: all groups serve everyone.
     pub routes: Option<Routes>,
-    /// The words in which clients may ask for TLS before they begin with it; of no weight without `routes`.
+    /// `--starttls`: the protocol in which clients may ask for TLS first. Has an effect only with `routes`.
     pub starttls: Option<StartTls>,
-    /// How long a client may take for what it has to say first.
+    /// `--greeting-timeout`: how long a client may take to send what balance has to read first.
     pub greeting_timeout: Duration,
-    /// What PROXY headers have besides addresses.
+    /// `--proxy-tlv`: what PROXY headers contain besides addresses.
     pub proxy_tlvs: ProxyTlvs,
 }
 
 /// A service to be opened.
 #[derive(Debug)]
 pub struct NewService {
-    /// Where its clients come in; at least one.
+    /// Its listeners; at least one.
     pub listeners: Vec<Listener>,
     /// Its channels.
     pub table: SharedTable,
-    /// Where its events go.
+    /// Where its events are logged.
     pub log: Log,
-    /// How it treats them.
+    /// How it treats clients and channels.
     pub options: ServiceOptions,
-    /// Called when a dial has changed what is known of a channel.
+    /// Called after a dial has changed what is known about a channel.
     pub changed: Changed,
 }
 
-/// Where a service is in its life.
+/// The phase of a service's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It takes clients.
+    /// It accepts clients.
     Serving = 0,
-    /// It takes nobody any more; those it has go on to their end.
+    /// It accepts no more clients; connections go on to their end.
     Draining = 1,
-    /// The last of its clients has gone.
+    /// Its last client has gone.
     Stopped = 2,
 }
 
-/// Which of the clients that are on their way here were closed meanwhile, and why.
+/// Which clients were closed while they were on their way here, and why.
 #[derive(Debug, Default)]
 struct Fates {
     all: Option<End>,
     channels: HashMap<ChannelKey, End>,
-    /// Those whose addresses are in there.
+    /// Clients whose addresses are in these networks.
     clients: HashMap<IpNet, End>,
 }
 
-/// What all workers share of a service.
+/// What all workers share about a service.
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) id: ServiceId,
     options: ArcSwap<ServiceOptions>,
     pub(super) dialer: Dialer,
     pub(super) log: Log,
-    /// Which pauses of the table the workers were told of.
+    /// The state of the table's pauses that workers were told about.
     pub(super) pauses: AtomicUsize,
-    /// Accept waits for clients to leave, and it was said.
+    /// Accept waits for clients to leave, and that was logged.
     pub(super) crowded: AtomicBool,
-    /// Accept fails time and again, and it was said.
+    /// Accept fails repeatedly, and that was logged.
     pub(super) ails: AtomicBool,
-    /// Clients refused since that was told last, ...
+    /// Clients refused since that was last logged ...
     refused: AtomicU64,
-    /// ... and when it may be told again, in ms of the clock of the process.
+    /// ... and when it may be logged again, in ms of the process's clock.
     refusals_due: AtomicU64,
-    /// Clients accepted and not yet closed, the handed-over ones included.
+    /// Clients accepted and not yet closed, including those handed to another worker.
     connections: AtomicUsize,
-    /// Clients that the process before still has.
+    /// Clients that the predecessor still has.
     elsewhere: AtomicUsize,
-    /// What became of them meanwhile. `None`: none are to come.
+    /// What happened to those clients meanwhile. `None`: none are to come.
     fates: Mutex<Option<Fates>>,
     phase: AtomicU8,
-    /// Bytes kept of clients who have not said all that they have to say first.
+    /// Bytes kept of clients whose greeting is not complete.
     unheard_bytes: AtomicUsize,
 }
 
-/// So many bytes may be kept of clients who have not said all that they have to say first; what comes beyond that waits in the
-/// kernel. A thousand of the longest greetings.
+/// Maximum number of bytes kept of clients whose greeting is not complete; further bytes wait in the kernel.
+/// It is enough for a thousand greetings of maximum length.
 const UNHEARD_MOST: usize = 64 * 1024 * 1024;
 
-/// What is kept of one of them, counted with its service until this is dropped.
+/// The bytes kept of one client's greeting, counted at its service until this is dropped.
 #[derive(Debug)]
 pub(super) struct Hearing {
     service: Arc<Service>,
@@ -142,12 +146,12 @@ impl Hearing {
         Self { service: Arc::clone(service), bytes: 0 }
     }
 
-    /// Is there room for so many bytes more?
+    /// Is there room for `more` bytes?
     pub(super) fn has_room(&self, more: usize) -> bool {
         self.service.unheard_bytes.load(Ordering::Relaxed) + more <= UNHEARD_MOST
     }
 
-    /// So many are kept now.
+    /// Sets how many bytes are kept now.
     pub(super) fn keep(&mut self, bytes: usize) {
         let all = &self.service.unheard_bytes;
         all.fetch_add(bytes, Ordering::Relaxed);
@@ -181,17 +185,18 @@ impl Service {
         }
     }
 
-    /// Who is let in.
+    /// Who may use the service.
     pub(super) fn gate(&self) -> &Gate {
         self.dialer.table.gate()
     }
 
-    /// Does one who comes from here have to say first whom it speaks for?
+    /// Must a client from this source begin with a PROXY header?
     pub(super) fn awaits_header(&self, seen: ClientSource) -> bool {
         self.options().accept_proxy.as_ref().is_some_and(|senders| senders.includes(seen))
     }
 
-    /// A client was refused. `Some`: it is time to say so, and how many were since that was said last.
+    /// Counts a refused client. `Some`: it is time to log this, and the number of clients since the last
+    /// time.
     pub(super) fn refused(&self, now: Duration) -> Option<u64> {
         let clients = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -201,7 +206,7 @@ impl Service {
         Some(clients)
     }
 
-    /// So many were refused and not told yet, if it is time to say so. `Err`: not yet.
+    /// The number of clients that were refused and not logged, if it is time to log them. `Err`: it is not.
     pub(super) fn refused_before(&self, now: Duration) -> Result<u64, ()> {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         if self.refused.load(Ordering::Relaxed) == 0 {
@@ -212,7 +217,7 @@ impl Service {
         Ok(self.refused.swap(0, Ordering::Relaxed))
     }
 
-    /// How it treats its clients, as of now.
+    /// The present options.
     pub(super) fn options(&self) -> Guard<Arc<ServiceOptions>> {
         self.options.load()
     }
@@ -234,7 +239,7 @@ impl Service {
         }
     }
 
-    /// It takes nobody any more.
+    /// Accepts no more clients.
     pub(super) fn drain(&self) {
         let _ = self.phase.compare_exchange(
             Phase::Serving as u8,
@@ -244,7 +249,8 @@ impl Service {
         );
     }
 
-    /// Has a draining service no client left? `true` once: for the caller that sees it first.
+    /// Does a draining service have no client left? Returns `true` only once, to the first caller that sees
+    /// it.
     pub(super) fn has_just_stopped(&self) -> bool {
         self.connections() == 0
             && !self.is_expecting()
@@ -259,24 +265,24 @@ impl Service {
                 .is_ok()
     }
 
-    /// A place for a client below the limit, if there is one. To be given back by [`Service::leave`].
+    /// Takes a place for a client if the limit allows. Give it back by [`Service::leave`].
     pub(super) fn enter(&self) -> bool {
         let limit = self.limit().saturating_sub(self.elsewhere.load(Ordering::SeqCst));
         let below = |now: usize| (now < limit).then_some(now + 1);
         self.connections.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).is_ok()
     }
 
-    /// The process before has so many clients, which count here, too.
+    /// Sets how many clients the predecessor has; they count here, too.
     pub(super) fn expect(&self, clients: usize) {
         self.elsewhere.store(clients, Ordering::SeqCst);
     }
 
-    /// The process before hands its clients over now, or has done so.
+    /// Says whether the predecessor still has clients to hand over.
     pub(super) fn await_clients(&self, are_to_come: bool) {
         *self.fates() = are_to_come.then(Fates::default);
     }
 
-    /// Are clients to come from the process before?
+    /// Are clients to come from the predecessor?
     pub(super) fn is_expecting(&self) -> bool {
         self.fates().is_some()
     }
@@ -285,7 +291,8 @@ impl Service {
         self.fates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All clients are closed for this reason, or those of one channel: those who are still to come as well.
+    /// Notes that all clients, or those of one channel, are closed for this reason, including those that are
+    /// still to come.
     pub(super) fn condemn(&self, channel: Option<ChannelKey>, why: End) {
         if let Some(fates) = &mut *self.fates() {
             match channel {
@@ -295,14 +302,15 @@ impl Service {
         }
     }
 
-    /// The same of those whose addresses are in a network.
+    /// Notes the same for clients whose addresses are in a network.
     pub(super) fn condemn_clients(&self, net: IpNet, why: End) {
         if let Some(fates) = &mut *self.fates() {
             fates.clients.insert(net, why);
         }
     }
 
-    /// Was this one, who comes from elsewhere and may have a channel, closed while it was on its way?
+    /// Was this client, which comes from another process and may have a channel, closed while it was on its
+    /// way? Returns the reason.
     pub(super) fn fate(&self, client: Option<IpAddr>, channel: Option<ChannelKey>) -> Option<End> {
         let fates = self.fates();
         let fates = fates.as_ref()?;
@@ -317,24 +325,24 @@ impl Service {
         fates.all.or_else(of_channel).or_else(of_client)
     }
 
-    /// A place for one from elsewhere, whatever the limit is.
+    /// Takes a place for a client from another process, whatever the limit.
     pub(super) fn enter_anyway(&self) {
         self.connections.fetch_add(1, Ordering::SeqCst);
         let one_less = |there: usize| there.checked_sub(1);
         let _ = self.elsewhere.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 
-    /// A client has left.
+    /// Gives a place back.
     pub(super) fn leave(&self) {
         self.connections.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Is there a place for a client?
+    /// Is there a place for another client?
     pub(super) fn has_room(&self) -> bool {
         self.connections() + self.elsewhere.load(Ordering::SeqCst) < self.limit()
     }
 
-    /// Is it well below its limit of clients again?
+    /// Is the number of clients well below the limit again?
     pub(super) fn has_emptied(&self) -> bool {
         self.connections() <= self.limit() / 2
     }

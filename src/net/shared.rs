@@ -1,6 +1,7 @@
-//! What all workers share, and what they tell each other.
+//! What all workers share, and what is sent to them.
 //!
-//! Knows: desks, messages, which services there are, a client's place in the counts. Never: what a worker does with a client.
+//! Knows: desks, messages, which services there are, a client's place in the counts. Never: what a worker
+//! does with a client.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -34,163 +35,167 @@ use crate::sys::poller::Waker;
 use crate::sys::socket;
 use crate::sys::splice;
 
-/// A worker answers at once unless it is being stopped by a debugger.
+/// How long to wait for a worker's answer. It answers at once, unless a debugger has stopped it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The end of the process waits until the workers have let all their connections go, however many there are. For a worker
-/// that lets none go for so long it does not wait: it hangs, and would keep the process for ever.
+/// The end of the process waits until the workers have closed all connections, however many there are. A
+/// worker that closes none for this long hangs, and is no longer waited for.
 const HUNG: Duration = Duration::from_secs(10);
-/// Between two looks whether they go.
+/// How often that is checked.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the data plane of a process needs.
 #[derive(Debug)]
 pub struct Options {
-    /// Workers, at least 1.
+    /// Number of workers, at least 1.
     pub workers: usize,
-    /// Workers look for events for a moment before they sleep, where that pays.
+    /// Whether workers poll for events for a moment before they sleep, where that pays off.
     pub busy_poll: bool,
-    /// The congestion control of bulk within this host; `None`: the system's own.
+    /// The congestion control algorithm for bulk data within this host. `None`: the system's default.
     pub loopback_congestion: Option<String>,
-    /// What makes choices at random.
+    /// The seed for random choices.
     pub seed: u64,
-    /// `-p`.
+    /// `-p`: the packet dump.
     pub dump: Option<Dump>,
     /// The access log, if there is one.
     pub access: Option<AccessLog>,
-    /// The process's limit of descriptors.
+    /// The process's limit on descriptors.
     pub descriptor_limit: u64,
-    /// How many of them the process needs for itself, without clients.
+    /// How many descriptors the process itself needs, without clients.
     pub own_descriptors: usize,
-    /// Connections are numbered from above this on.
+    /// Numbers of connections begin above this one.
     pub first_id: u64,
 }
 
-/// What is sent to a worker.
+/// A message to a worker.
 pub(super) enum Message {
-    /// Serve these, then answer.
+    /// Serve these services, then answer.
     Open(Vec<Opened>, SyncSender<io::Result<()>>),
-    /// A client that another worker accepted.
+    /// Take over a client that another worker accepted.
     Adopt(Guest, OwnedFd, ClientSource, Taken),
-    /// Take nobody new for a service, then answer.
+    /// Accept no more clients of a service, then answer.
     StopListening(ServiceId, SyncSender<()>),
-    /// Take nobody new for a service on these ports, then answer.
+    /// Accept no more clients of a service on these ports, then answer.
     StopListeningOn(ServiceId, Arc<[u16]>, SyncSender<()>),
-    /// Accept whoever waits on these ports of a service, then nobody, then answer.
+    /// Accept the clients that wait on these ports of a service, then no more, then answer.
     SetAside(ServiceId, Arc<[u16]>, SyncSender<()>),
-    /// Accept on these ports again.
+    /// Accept clients on these ports again.
     WelcomeOn(ServiceId, Arc<[u16]>),
-    /// Take nobody new for any service, then answer.
+    /// Accept no more clients of any service, then answer.
     StopAll(SyncSender<()>),
-    /// Take nobody new, close all connections, then answer.
+    /// Accept no more clients, close all connections, then answer.
     ShutDown(SyncSender<()>),
     /// Close the connections of a channel for this reason, then answer how many there were.
     Close(ServiceId, ChannelKey, End, SyncSender<usize>),
-    /// Close the connections of a channel to these addresses, which it has no more.
+    /// Close the connections of a channel to these addresses, which it no longer has.
     CloseAddresses(ServiceId, ChannelKey, Arc<[Address]>),
     /// Close all connections of a service for this reason, then answer how many there were.
     CloseAll(ServiceId, End, SyncSender<usize>),
-    /// Close the connections of these clients of a service for this reason, then answer how many there were.
+    /// Close the connections of a service's clients in this network for this reason, then answer how many
+    /// there were.
     CloseClients(ServiceId, IpNet, End, SyncSender<usize>),
-    /// Close one connection of a service, then answer whether it was there.
+    /// Close one connection of a service, then answer whether it existed.
     CloseSession(ServiceId, u64, SyncSender<bool>),
-    /// Show the bytes of one connection of a service, and answer how it stands, if it is there.
+    /// Start a tap of one connection of a service, and answer with its state if it exists.
     Tap(ServiceId, u64, TapSource, SyncSender<Option<TapStart>>),
-    /// Answer with connections of a service, or those of one channel, from this place on.
+    /// Answer with connections of a service, or of one channel, from this place on.
     Sessions(ServiceId, Option<ChannelKey>, usize, SyncSender<Page<SessionSnapshot>>),
-    /// Answer with what the access log is to tell of connections that go on, from this place on.
+    /// Answer with access log records of open connections that are due, from this place on.
     Records(AccessDue, usize, SyncSender<Page<AccessRecord>>),
-    /// Answer with the connections of a service that have ended by this time, as far as they are remembered.
+    /// Answer with the connections of a service that had ended at this time, as far as they are remembered.
     Ended(ServiceId, Duration, SyncSender<Vec<EndedSnapshot>>),
-    /// A client in line gets its slot.
+    /// A waiting client gets a slot.
     Granted(ServiceId, Grant),
     /// Accept the clients that wait, then no more, then answer.
     Refuse(ServiceId, SyncSender<()>),
-    /// Make the listeners refuse, then answer how that went; `None` = there is none any more.
+    /// Make the listeners refuse connects, then answer with the result. `None`: there are no listeners any
+    /// more.
     CloseDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
-    /// Free the ports of the listeners, also where another process has them, too, then answer.
+    /// Free the ports of the listeners, even if another process holds them, too, then answer.
     FreePorts(ServiceId, SyncSender<Option<io::Result<()>>>),
     /// Make the listeners listen again, then answer.
     OpenDoor(ServiceId, SyncSender<Option<io::Result<()>>>),
-    /// Accept again.
+    /// Accept clients again.
     Welcome(ServiceId),
-    /// Go on with those who waited for room in the dump.
+    /// Continue connections that waited for room in the dump.
     DumpHasRoom,
-    /// The options of a service are others now.
+    /// The options of a service have changed.
     Retime(ServiceId),
-    /// Channels of a service were paused, or pauses ended.
+    /// Channels of a service were paused or resumed.
     PausesChanged(ServiceId),
-    /// Accept no client by any door, also none that waits there, then answer.
+    /// Accept no client on any listener, including those that already wait there, then answer.
     HoldDoors(SyncSender<()>),
-    /// Let clients in again, serve those who were kept back, then answer.
+    /// Accept clients again, serve those that were held back, then answer.
     ReleaseDoors(SyncSender<()>),
-    /// Answer: all that was said before has been heard.
+    /// Answer once all earlier messages have been handled.
     Settle(SyncSender<()>),
-    /// Answer who waits in line.
+    /// Answer with the places of waiting clients.
     WhoWaits(SyncSender<Vec<LinePlace>>),
-    /// Answer how far clients are.
+    /// Answer with the number of clients by stage.
     Count(SyncSender<Left>),
     /// Put some clients on the tray, then answer.
     Pack(PackOrder, SyncSender<()>),
-    /// Clients from another process, or back from the tray.
+    /// Take clients from another process, or back from the tray.
     Receive(Vec<Unpacked>),
 }
 
-/// A place in the line of a service.
+/// A place in the wait queue of a service.
 pub(super) type LinePlace = (ServiceId, u64);
 
-/// How many clients are how far.
+/// The number of clients by stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Being connected to a channel: they cannot leave before that has come to something.
+    /// Clients being connected to a channel. They cannot leave before that has a result.
     pub dialing: usize,
     /// All others that have not left.
     pub others: usize,
 }
 
-/// Which clients are wanted.
+/// Which clients to pack.
 #[derive(Debug, Clone)]
 pub(super) enum Who {
-    /// Those in line who have these places.
+    /// Waiting clients with these places.
     InLine(Arc<BTreeSet<LinePlace>>),
-    /// Those who have no channel and wait for none.
+    /// Clients that have no channel and do not wait for one.
     Greeting,
-    /// Those who are connected.
+    /// Connected clients.
     Relaying,
 }
 
-/// Clients that a worker is to put on the tray.
+/// An order to a worker to put clients on the tray.
 #[derive(Debug, Clone)]
 pub(super) struct PackOrder {
     pub(super) who: Who,
-    /// So many at most.
+    /// Maximum number of clients.
     pub(super) most: usize,
-    /// They may hold so many bytes; `None`: the first one may hold what it likes, as if this were the usual measure.
+    /// Maximum number of bytes that they may hold. `None`: the first client may hold any number, and the
+    /// others [`TRAY_BYTES`] together.
     pub(super) bytes: Option<usize>,
-    /// Only those of these services; `None`: of all.
+    /// Only clients of these services. `None`: of all.
     pub(super) of: Option<Arc<BTreeSet<ServiceId>>>,
 }
 
-/// What the clients of one call may hold, in bytes, beside the first one.
+/// Maximum number of bytes that the clients of one call may hold, apart from the first one.
 pub(super) const TRAY_BYTES: usize = 256 * 1024;
 
-/// A connection that no worker has, with all that belongs to it. Dropped, it gives all of that back, and closes its
-/// descriptors in this process; somebody else may have them still, and hears nothing of it.
+/// A connection that no worker has, with everything that belongs to it. Dropping it gives everything back and
+/// closes its descriptors in this process. Another process may still have them and does not notice.
 pub(super) struct Parcel {
     pub(super) record: ConnectionRecord,
-    /// What its relay holds.
+    /// The bytes that its relay holds.
     pub(super) bytes: Vec<u8>,
     pub(super) client: OwnedFd,
     pub(super) server: Option<OwnedFd>,
     pub(super) slot: Option<Slot>,
     pub(super) link: Option<Box<Link>>,
-    /// When it was packed, if it was here.
+    /// When it was packed, if that was in this process.
     pub(super) packed_at: Option<Duration>,
     pub(super) taken: Taken,
     pub(super) guest: Guest,
 }
 
-/// A connection that is to be gone on with here. If nothing comes of that, nobody else has it: both ends hear of it.
+/// A connection that is to be continued here. If that fails, no other process has it, so both ends get a
+/// reset.
 pub(super) struct Unpacked(Option<Parcel>);
 
 impl Unpacked {
@@ -212,27 +217,27 @@ impl Drop for Unpacked {
     }
 }
 
-/// What is told of some of a worker's connections.
+/// Information about some of a worker's connections.
 pub(super) struct Page<T> {
     pub(super) list: Vec<T>,
-    /// Where to go on; `None`: that was all.
+    /// Where to go on; `None` at the end.
     pub(super) next: Option<usize>,
 }
 
-/// A service and where its clients come in.
+/// A service and its listeners.
 #[derive(Clone)]
 pub(super) struct Opened {
     pub(super) service: Arc<Service>,
     pub(super) listeners: Vec<Listener>,
 }
 
-/// How others reach one worker, and what they see of it.
+/// How other threads reach one worker, and what they see of it.
 pub(super) struct Desk {
     inbox: Mutex<Vec<Message>>,
     waker: Waker,
-    /// Connections it carries. On a cache line of its own, since every accept of every worker reads it.
+    /// Its number of connections. On a cache line of its own, since every accept of every worker reads it.
     pub(super) load: Carried,
-    /// How many connections have got a number there.
+    /// How many connections have got a number here.
     numbered: AtomicU64,
 }
 
@@ -258,17 +263,17 @@ impl Desk {
         Self { inbox: Mutex::default(), waker, load: Carried::default(), numbered: AtomicU64::new(0) }
     }
 
-    /// How many connections have got a number there.
+    /// How many connections have got a number here.
     pub(super) fn numbered(&self) -> u64 {
         self.numbered.load(Ordering::Relaxed)
     }
 
-    /// Counts one more; how many that are.
+    /// Counts one more, and returns the new number.
     pub(super) fn number(&self) -> u64 {
         self.numbered.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts as if there had been so many.
+    /// Sets the count to at least `to`.
     pub(super) fn skip_numbers(&self, to: u64) {
         self.numbered.fetch_max(to, Ordering::Relaxed);
     }
@@ -291,15 +296,15 @@ pub(super) struct Shared {
     pub(super) log: Log,
     pub(super) budget: Arc<Budget>,
     pub(super) desks: Arc<[Desk]>,
-    /// Accept waits for descriptors, and it was said.
+    /// Accept waits for descriptors, and that was logged.
     pub(super) starved: AtomicBool,
-    /// No service takes clients any more, nor will any that is opened.
+    /// No service accepts clients any more, including services that are opened later.
     pub(super) closing: AtomicBool,
-    /// The process ends: that comes before everything else that a worker has to do.
+    /// The process ends. That takes precedence over everything else that a worker has to do.
     pub(super) ends: AtomicBool,
-    /// Clients are about to go to another process: who would be dialled anew stays as it is.
+    /// Clients are about to move to another process: those that would be dialled again stay as they are.
     pub(super) leaving: Arc<AtomicBool>,
-    /// Clients that workers have let go of.
+    /// Clients that workers have given up to another process.
     pub(super) tray: Mutex<Vec<Parcel>>,
     /// All services that have not stopped.
     services: Mutex<BTreeMap<ServiceId, Arc<Service>>>,
@@ -338,24 +343,24 @@ impl Shared {
         shared
     }
 
-    /// No connection gets this number, or a lower one, from now on.
+    /// Makes the numbers of all later connections greater than `id`.
     pub(super) fn number_above(&self, id: u64) {
         let rounds = id.div_ceil(self.desks.len().max(1) as u64);
         self.desks.iter().for_each(|desk| desk.skip_numbers(rounds));
     }
 
-    /// All numbers given out so far are below this one.
+    /// A number above all numbers given out so far.
     pub(super) fn next_id(&self) -> u64 {
         let rounds = self.desks.iter().map(Desk::numbered).max().unwrap_or(0);
         rounds.saturating_add(1).saturating_mul(self.desks.len() as u64)
     }
 
-    /// What workers have let go of.
+    /// The clients that workers have put there.
     pub(super) fn tray(&self) -> MutexGuard<'_, Vec<Parcel>> {
         lock(&self.tray)
     }
 
-    /// Gives a service its number, and remembers it until it stops.
+    /// Numbers a service, and remembers it until it stops.
     pub(super) fn enlist(&self, new: NewService) -> Opened {
         let id = ServiceId(self.next_service.fetch_add(1, Ordering::SeqCst));
         let desks = Arc::clone(&self.desks);
@@ -378,23 +383,25 @@ impl Shared {
         Opened { service, listeners: new.listeners }
     }
 
-    /// Where a service listens is this from now on: `new` are added, and those on these ports go.
+    /// Updates where a service listens: `new` are added, and the ports `gone` are removed.
     pub(super) fn relocate(&self, service: &Service, all: Vec<Address>, new: &[Listener], gone: &[u16]) {
         self.chains.strike_ports(service.id.0, gone);
         self.chains.enlist(service.id.0, new.iter().map(Listener::address));
         service.dialer.circle.listens(all);
     }
 
-    /// Gives a service's free slots to those in line. To be called after a slot was given back, without the table's lock.
+    /// Gives a service's free slots to waiting clients. Call it after a slot was given back, without the
+    /// table's lock.
     pub(super) fn serve_line(&self, service: &Service) {
-        // Who waits at the end of the process is closed as one who got nothing, not in the middle of a dial.
+        // At the end of the process, a client that still waits is closed as one without a channel, and not in
+        // the middle of a dial.
         if service.dialer.table.is_anyone_waiting() && !self.ends.load(Ordering::Relaxed) {
             let grants = service.dialer.table.lock_at(self.clock.now()).grant();
             service.dialer.deliver.all(grants);
         }
     }
 
-    /// Sends every worker a message; the answers that came in time.
+    /// Sends every worker a message; returns the answers that came in time.
     pub(super) fn ask<T>(&self, patience: Duration, message: impl Fn(SyncSender<T>) -> Message) -> Vec<T> {
         let answers: Vec<Receiver<T>> = self
             .desks
@@ -410,7 +417,7 @@ impl Shared {
         answers.iter().filter_map(|answered| answered.recv_timeout(left()).ok()).collect()
     }
 
-    /// What all workers tell of their connections, asked for in parts.
+    /// What all workers report about their connections, requested in pages.
     pub(super) fn all_pages<T>(&self, message: impl Fn(usize, SyncSender<Page<T>>) -> Message) -> Vec<T> {
         let mut all = Vec::new();
         for desk in self.desks.iter() {
@@ -418,7 +425,7 @@ impl Shared {
             while let Some(from) = next {
                 let (answer, answered) = sync_channel(1);
                 desk.send(message(from, answer));
-                // Those of a worker that does not answer are missing.
+                // The rest of a worker that does not answer is left out.
                 let Ok(page) = answered.recv_timeout(PATIENCE) else { break };
                 all.extend(page.list);
                 next = page.next;
@@ -427,14 +434,14 @@ impl Shared {
         all
     }
 
-    /// The same for the first worker only.
+    /// Sends a message to the first worker only.
     pub(super) fn ask_one<T>(&self, message: impl Fn(SyncSender<T>) -> Message) -> Option<T> {
         let (answer, answered) = sync_channel(1);
         self.desks.first()?.send(message(answer));
         answered.recv_timeout(PATIENCE).ok()
     }
 
-    /// Makes every worker let go of all its connections. `false`: one of them hangs.
+    /// Makes every worker close all its connections. `false`: one of them hangs.
     pub(super) fn see_all_off(&self) -> bool {
         let (answer, answered) = sync_channel(self.desks.len());
         self.desks.iter().for_each(|desk| desk.send(Message::ShutDown(answer.clone())));
@@ -457,8 +464,8 @@ impl Shared {
         left == 0
     }
 
-    /// A service is about to stop listening. While the process before still hands over, it has the listeners as well: then the
-    /// listening is ended for both.
+    /// A service is about to stop listening. While the predecessor still hands over, it holds the listeners,
+    /// too, so the listening is ended for both.
     pub(super) fn free_ports(&self, service: &Service) {
         if service.is_expecting() {
             self.ask(PATIENCE, |answer| Message::Refuse(service.id, answer));
@@ -466,7 +473,7 @@ impl Shared {
         }
     }
 
-    /// Clients accepted and not yet closed, of all services.
+    /// The number of clients accepted and not yet closed, of all services.
     pub(super) fn connections(&self) -> usize {
         lock(&self.services).values().map(|service| service.connections()).sum()
     }
@@ -481,7 +488,7 @@ impl Shared {
         !lock(&self.services).is_empty()
     }
 
-    /// A service that has not stopped.
+    /// The service with this number, if it has not stopped.
     pub(super) fn service(&self, id: ServiceId) -> Option<Arc<Service>> {
         lock(&self.services).get(&id).cloned()
     }
@@ -500,29 +507,29 @@ impl Shared {
     }
 }
 
-/// A client's place in the counts of its service and of the worker that carries it. It is given back when this is dropped,
-/// whatever the reason: a panic, too, may not lose it.
+/// A client's place in the counts of its service and its worker. It is given back when this is dropped, for
+/// whatever reason, including a panic.
 pub(super) struct Guest {
     service: Arc<Service>,
     shared: Arc<Shared>,
-    /// The worker that carries it, or [`NO_DESK`].
+    /// The worker that has it, or [`NO_DESK`].
     desk: u16,
-    /// The port that it came to.
+    /// The port that it connected to.
     came_to: u16,
-    /// Its place among the connections of its client, or [`ClientPlace::NONE`].
+    /// Its place in the count of its client's connections, or [`ClientPlace::NONE`].
     place: u32,
 }
 
-/// No worker carries it yet.
+/// No worker has it yet.
 const NO_DESK: u16 = u16::MAX;
 
 impl Guest {
-    /// A place below the limit of a service, if there is one, for one who comes to this port.
+    /// Takes a place for a client that connected to this port, if the service's limit allows.
     pub(super) fn enter(service: &Arc<Service>, came_to: u16, shared: &Arc<Shared>) -> Option<Self> {
         service.enter().then(|| Self::new(service, came_to, shared))
     }
 
-    /// A place, whatever the limit is: for one who had a place in another process.
+    /// Takes a place whatever the limit, for a client that had one in another process.
     pub(super) fn carried(service: &Arc<Service>, came_to: u16, shared: &Arc<Shared>) -> Self {
         service.enter_anyway();
         Self::new(service, came_to, shared)
@@ -533,15 +540,16 @@ impl Guest {
         Self { service, shared, desk: NO_DESK, came_to, place: ClientPlace::NONE }
     }
 
-    /// The port that it came to.
+    /// The port that it connected to.
     pub(super) fn came_to(&self) -> u16 {
         self.came_to
     }
 
-    /// Asks whether this client may come in. It can be asked again, of the client that its peer speaks for: that one counts then.
+    /// Asks whether this client may use the service. It can be asked again for the client that a PROXY header
+    /// announces, which then counts.
     ///
     /// # Errors
-    /// By which rule it may not.
+    /// The rule that refuses it.
     pub(super) fn let_in(&mut self, client: ClientSource) -> Result<(), Rule> {
         if self.service.gate().is_open() {
             return Ok(());
@@ -549,14 +557,15 @@ impl Guest {
         let (gate, now) = (self.service.gate(), self.shared.clock.now());
         let place = match client.ip() {
             Some(ip) => gate.enter(ip, now)?,
-            // No list of networks says anything of it.
+            // Lists of networks do not apply to it.
             None => gate.enter_unlisted(client.key(), now)?,
         };
         self.take_place(place);
         Ok(())
     }
 
-    /// The same of a client that has just connected. One that first has to say for whom it speaks is let in to do so.
+    /// Asks the same for a client that has just connected. One that must send a PROXY header is let in to do
+    /// so.
     pub(super) fn let_in_seen(&mut self, seen: ClientSource) -> Result<(), Rule> {
         if self.service.gate().is_open() || self.service.awaits_header(seen) {
             return Ok(());
@@ -564,7 +573,7 @@ impl Guest {
         self.let_in(seen)
     }
 
-    /// It is this client's, which was let in already: by another process, or when other limits held.
+    /// Counts a client that was already let in: by another process, or before the limits changed.
     pub(super) fn count_in(&mut self, client: ClientSource) {
         if self.service.gate().counts_clients() && !client.is_unknown() {
             let place = self.service.gate().enter_anyway(client.key(), ClientPlace::numbered(self.place));
@@ -579,22 +588,22 @@ impl Guest {
         }
     }
 
-    /// The worker that carries it.
+    /// The worker that has it.
     pub(super) fn desk(&self) -> Option<usize> {
         (self.desk != NO_DESK).then_some(self.desk as usize)
     }
 
-    /// This worker carries it from now on. To be called once.
+    /// Assigns it to this worker. Call it only once.
     pub(super) fn sit_at(&mut self, desk: usize) {
         debug_assert!(self.desk == NO_DESK, "it has a desk");
         self.shared.desks[desk].load.add();
-        // There are at most 1024.
+        // There are at most 1024 workers.
         self.desk = u16::try_from(desk).unwrap_or(NO_DESK);
     }
 
     fn leave(&self) {
         self.shared.see_the_last_off(&self.service);
-        // At the end of the process nobody new is served.
+        // At the end of the process no new client is served.
         let is_end = self.shared.ends.load(Ordering::Relaxed);
         if self.desk().is_some() && !is_end && !planted::has(Bug::ForgetsLine) {
             self.shared.serve_line(&self.service);
@@ -623,30 +632,30 @@ impl Drop for Guest {
         if !thread::panicking() {
             return self.leave();
         }
-        // A second panic on the way out of one would end the process. The first one is told.
+        // A second panic while one unwinds would end the process. The first one is logged.
         let _ = catch_unwind(AssertUnwindSafe(|| self.leave()));
     }
 }
 
-/// Where the worker's number begins in a tag; below it is the connection's key.
+/// Position of the worker's number in a tag; the lower bits are the connection's key.
 const WORKER_BITS: u32 = 40;
 
-/// What a client is known by in the line of its table: its worker, and its key there.
+/// Identifies a client in the wait queue of its table: its worker, and its key there.
 pub(super) fn tag_of(worker: usize, key: usize) -> u64 {
     (worker as u64) << WORKER_BITS | key as u64
 }
 
-/// The worker that a tag is of.
+/// The worker in a tag.
 fn worker_of(tag: u64) -> usize {
     (tag >> WORKER_BITS) as usize
 }
 
-/// The connection that a tag is of.
+/// The connection's key in a tag.
 pub(super) fn key_of(tag: u64) -> usize {
     (tag & ((1 << WORKER_BITS) - 1)) as usize
 }
 
-/// Sends grants to the workers whose clients they are for.
+/// Sends grants to the workers that have the clients.
 fn deliver(desks: &[Desk], service: ServiceId, grants: Vec<Grant>) {
     for grant in grants {
         if let Some(desk) = desks.get(worker_of(grant.tag)) {
@@ -655,7 +664,7 @@ fn deliver(desks: &[Desk], service: ServiceId, grants: Vec<Grant>) {
     }
 }
 
-/// What is behind a lock is whole at any time: each change of it is one call.
+/// The value is consistent even after a panic: each change of it is a single call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! The relay's kernel on real sockets: two descriptors, the worker's pipes, the counters.
 //!
-//! Knows: which descriptor is which side, where bytes are counted. Never: what to do next.
+//! Knows: which descriptor belongs to which side, where bytes are counted. Never: what to do next.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,7 @@ use crate::sys::socket;
 use crate::sys::splice::{self, Pipe, Pipes};
 use crate::wire::relay::{Input, Kernel, Output, Side};
 
-/// One connection's sockets for the length of a turn.
+/// One connection's sockets, for the length of a turn.
 pub(super) struct Sockets<'a> {
     pub(super) client: BorrowedFd<'a>,
     pub(super) server: BorrowedFd<'a>,
@@ -21,21 +21,22 @@ pub(super) struct Sockets<'a> {
     /// The worker's number, for the counters.
     pub(super) shard: usize,
     pub(super) dump: Option<&'a Dump>,
-    /// Those who want to see this connection's bytes.
+    /// The taps of this connection.
     pub(super) taps: Option<&'a mut [TapSource]>,
-    /// The congestion control of bulk within this host, if it is not the system's own.
+    /// The congestion control algorithm for bulk data within this host. `None`: the system's default.
     pub(super) loopback_congestion: Option<&'a str>,
-    /// The server's first byte is still to come: the channel has answered when it comes, before anybody can know of it.
+    /// Set while the server's first byte has not come: the channel has answered when it comes, before any
+    /// client could notice.
     pub(super) first_byte: Option<AwaitedByte>,
     /// Bytes delivered to the client and to the server.
     pub(super) delivered: &'a mut [u64; 2],
 }
 
-/// A first byte that is still to come.
+/// A first byte that has not come yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AwaitedByte {
     pub(super) clock: Clock,
-    /// Later than it should come.
+    /// It is later than `--first-byte` allows.
     pub(super) is_late: bool,
 }
 
@@ -53,12 +54,12 @@ impl Kernel for Sockets<'_> {
 
     fn read(&mut self, side: Side, buf: &mut [u8]) -> io::Result<Input> {
         let bytes = socket::read(self.fd(side), buf)?;
-        // A stream's socket gives all that it has.
+        // A stream socket returns everything that it has.
         Ok(Input { bytes, drained: bytes < buf.len() })
     }
     fn write(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
         let bytes = socket::write(self.fd(side), buf)?;
-        // It takes as much as it has room for.
+        // The socket takes as much as it has room for.
         Ok(Output { bytes, full: bytes < buf.len() })
     }
     fn write_last(&mut self, side: Side, buf: &[u8]) -> io::Result<Output> {
@@ -93,11 +94,11 @@ impl Kernel for Sockets<'_> {
         }
     }
     fn open_pipe(&mut self, expected: usize, flows: bool) -> Option<Self::Pipe> {
-        // Spliced bytes are never seen, so whoever is to see them needs copies.
+        // Spliced bytes cannot be shown, so a dump or tap needs copies.
         if self.dump.is_some() || self.taps.is_some() { None } else { self.pipes.take(expected, flows) }
     }
     fn fill(&mut self, from: Side, pipe: &mut Self::Pipe) -> io::Result<Input> {
-        // A pipe is full when all its pages are in use, with however few bytes in each.
+        // A pipe is full when all its pages are in use, however few bytes are in each.
         Ok(Input { bytes: splice::fill(self.fd(from), pipe)?, drained: false })
     }
     fn drain(&mut self, pipe: &mut Self::Pipe, to: Side, len: usize) -> io::Result<Output> {

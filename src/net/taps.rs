@@ -1,26 +1,28 @@
 //! A worker's sessions whose bytes somebody wants to see.
 //!
-//! Knows: which of its connections are tapped, who is told of their bytes. Never: sockets, who looks, how it is shown.
+//! Knows: which of its connections are tapped, who gets their bytes. Never: sockets, who reads, how it is
+//! shown.
 //!
-//! A tapped connection is copied and not spliced, since spliced bytes are never seen: `Sockets` gives its relay no pipes. What is in a pipe when
-//! a tap begins was read before, and goes out as ever. Nothing else about the relay changes, and a worker without taps looks at one length for it.
+//! A tapped connection is copied and not spliced, since spliced bytes cannot be shown: `Sockets` gives its
+//! relay no pipes. Bytes that are in a pipe when a tap begins were read before, and go out as usual. Nothing
+//! else about the relay changes. For a worker without taps, all this costs one comparison.
 
 use crate::observe::{TapEnd, TapSource};
 
-/// A worker's tapped connections: few.
+/// A worker's tapped connections; there are few.
 #[derive(Debug, Default)]
 pub(super) struct Taps(Vec<Tapped>);
 
 #[derive(Debug)]
 struct Tapped {
     key: usize,
-    /// A key is given out again.
+    /// Needed because keys are reused.
     id: u64,
     sources: Vec<TapSource>,
 }
 
 impl Taps {
-    /// Those who are to see this connection's bytes; `None`: nobody.
+    /// The taps of this connection. `None` if there are none.
     pub(super) fn of(&mut self, key: usize, id: u64) -> Option<&mut [TapSource]> {
         if self.0.is_empty() {
             return None;
@@ -34,9 +36,9 @@ impl Taps {
         Some(&mut self.0[at].sources)
     }
 
-    /// One more is to see them.
+    /// Adds a tap of this connection.
     pub(super) fn add(&mut self, key: usize, id: u64, source: TapSource) {
-        // Of sessions that are quiet, nobody else notices that.
+        // For quiet sessions, nothing else removes taps whose reader is gone.
         self.0.retain_mut(|tapped| {
             tapped.sources.retain(|source| !source.is_over());
             !tapped.sources.is_empty()
@@ -47,7 +49,7 @@ impl Taps {
         }
     }
 
-    /// The connection is not this worker's any more.
+    /// Ends the taps of a connection that the worker no longer has.
     pub(super) fn end(&mut self, key: usize, why: TapEnd) {
         if let Some(at) = self.0.iter().position(|tapped| tapped.key == key) {
             self.0.swap_remove(at).sources.into_iter().for_each(|source| source.end(why));

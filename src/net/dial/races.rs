@@ -1,6 +1,7 @@
-//! `--race`: several attempts of one client at a time. The first answer wins.
+//! `--race`: several attempts for one client at a time. The first answer wins.
 //!
-//! Knows: which attempt is the current one, when one more is begun beside it. Never: what becomes of a client whose attempts have all failed.
+//! Knows: which attempt is the current one, when another one is started beside it. Never: what happens to a
+//! client whose attempts have all failed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,14 +15,14 @@ use crate::sys::descriptors::Taken;
 use crate::sys::fault::is_exhausted;
 use crate::sys::socket::{self, ConnectError};
 
-/// What came of starting one more attempt beside those under way.
+/// The result of starting an attempt beside those that are running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::net) enum Beside {
-    /// It is on its way.
+    /// It has begun.
     Started,
-    /// Something of ours is missing: perhaps later.
+    /// A resource on balance's side is missing; it may work later.
     NotNow,
-    /// There is no other channel that could be tried.
+    /// There is no other channel to try.
     Nobody,
 }
 
@@ -30,7 +31,7 @@ impl Dial {
         self.current.iter().chain(&self.others)
     }
 
-    /// Those of all attempts under way.
+    /// The sockets of all running attempts.
     pub(in crate::net) fn servers(&self) -> impl Iterator<Item = &OwnedFd> {
         self.all().filter_map(|one| one.server.as_ref())
     }
@@ -45,25 +46,26 @@ impl Dial {
         self.others.iter().any(|other| other.watch == watch)
     }
 
-    /// The channel that is tried by the attempt with this watch.
+    /// The channel that the attempt with this watch tries.
     #[cfg(all(target_os = "linux", not(portable)))]
     #[cfg(test)]
     pub(in crate::net) fn channel_of(&self, watch: u16) -> Option<ChannelKey> {
         self.all().find(|one| one.watch == watch).map(|one| one.lease.key())
     }
 
-    /// The attempt with this watch is the current one from here on.
+    /// Makes the attempt with this watch the current one.
     pub(in crate::net) fn turn_to(&mut self, watch: u16) {
         self.turn_to_any(|one| one.watch == watch);
     }
 
-    /// That at this channel is the current one from here on; its watch.
+    /// Makes the attempt at this channel the current one, and returns the watch of the current one.
     pub(in crate::net) fn turn_to_channel(&mut self, channel: ChannelKey) -> Option<u16> {
         self.turn_to_any(|one| one.lease.key() == channel);
         self.watch()
     }
 
-    /// One whose time is over by then is the current one from here on; its watch. `None`: there is none.
+    /// Makes an attempt that has timed out at `by` the current one, and returns its watch. `None` if there is
+    /// none.
     pub(in crate::net) fn turn_to_overdue(&mut self, by: u64) -> Option<u16> {
         let is_over = |one: &Try| one.server.is_some() && one.deadline.is_some_and(|deadline| deadline <= by);
         if !self.current.as_ref().is_some_and(is_over) && !self.turn_to_any(is_over) {
@@ -82,18 +84,19 @@ impl Dial {
         true
     }
 
-    /// When there is something to do, whatever comes.
+    /// The next time at which there is something to do, whatever happens.
     pub(in crate::net) fn next_deadline(&self) -> Option<u64> {
         let deadlines = self.all().filter_map(|one| one.deadline);
         deadlines.chain(self.race_at).min()
     }
 
-    /// Could one more be tried beside those that are under way?
+    /// Could one more attempt run beside those that are running?
     pub(in crate::net) fn may_race(&self) -> bool {
         self.kept.is_none() && self.server().is_some()
     }
 
-    /// Tries one more channel beside those that are under way, if its group has one. `extra`: the descriptor that it takes.
+    /// Tries one more channel beside those that are being tried, if its group has one. `extra` is the
+    /// descriptor for it.
     pub(in crate::net) fn begin_beside(
         &mut self,
         terms: &Terms,
@@ -134,7 +137,7 @@ impl Dial {
                         new.note(&e, DialFailure::Channel, &words, dialer, trace.as_deref_mut());
                         new.address += 1;
                     }
-                    // Nobody waits for it: it is not worth a search.
+                    // Nothing depends on it, so it is not worth a search.
                     ConnectError::Target(_)
                     | ConnectError::Crowded(_)
                     | ConnectError::Ports(_)
@@ -158,13 +161,13 @@ impl Dial {
         }
     }
 
-    /// The attempts that were beaten: they hear of a reset. Of each its slot, and whether it had answered as well.
+    /// Resets the attempts that lost. Returns the slot of each, and whether it had been answered as well.
     pub(super) fn beaten(others: Vec<Try>, mut trace: Option<&mut ConnectionTrace>) -> Vec<(Lease, bool)> {
         let beaten = others.into_iter().map(|mut other| {
             if let Some(trace) = trace.as_deref_mut() {
                 trace.outrun();
             }
-            // Whether it has, the kernel knows.
+            // The kernel knows whether it was answered.
             let has_answered = other.server.as_ref().is_some_and(socket::is_connected);
             other.give_up();
             (other.lease, has_answered)
