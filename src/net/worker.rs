@@ -1,7 +1,7 @@
 //! One worker: a thread with its poller, its clients, its buffer.
 //!
-//! Knows: every connection's stage and deadline, when to accept and when to hand over. Never: how channels are chosen,
-//! what the bytes mean.
+//! Knows: every connection's stage and deadline, when to accept and when to hand a client to another worker.
+//! Never: how channels are chosen, what the bytes mean.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -60,18 +60,19 @@ mod tapping;
 mod unheard;
 mod untold;
 
-/// The read buffer of a worker, in bytes. One for all its connections.
+/// Size in bytes of a worker's read buffer, which all its connections share.
 const SCRATCH: usize = 64 * 1024;
-/// How long accept, or a dial, waits when descriptors ran out and nobody tells that one came back, in ms.
+/// How long accept or a dial waits when descriptors have run out and no event reports that one is free, in
+/// ms.
 const STARVED_MS: u64 = 50;
 
-/// Where a client is on its way.
+/// The stage of a client.
 enum Stage {
-    /// Something has to be heard of it before a channel is chosen.
+    /// Something has to be read from it before a channel is chosen.
     Greeting(Box<Unheard>),
-    /// All is known of it that has to be known to choose its channel.
+    /// Everything that the choice of its channel depends on is known.
     Greeted,
-    /// In line for a slot.
+    /// It is in the wait queue.
     Waiting(Box<Waiting>),
     Dialing(Box<Dial>),
     Relaying {
@@ -87,70 +88,71 @@ struct Waiting {
     peers: Peers,
 }
 
-/// What is given back when it is dropped is given back in this order: the slot, the descriptors, the place in the counts.
+/// When it is dropped, things are given back in this order: the slot, the descriptors, the place in the
+/// counts.
 struct Connection {
     client: OwnedFd,
     stage: Stage,
     relay: Relay<Box<Pipe>>,
-    /// Which watch each side's socket has: a dial that goes on to another address has a new one.
+    /// The number of the watch of each side's socket: a dial that goes on to another address gets a new one.
     generations: [u16; 2],
-    /// Delivered to the client and to the server.
+    /// Bytes delivered to the client and to the server.
     delivered: [u64; 2],
-    /// What operators call it by.
+    /// The number that operators know it by.
     id: u64,
-    /// When it came, in ms of the clock of the process, which goes on while this thread is held up.
+    /// When it was accepted, in ms of the process's clock, which goes on while this thread is held up.
     accepted_at: u64,
-    /// When bytes moved last, as far as is known without asking.
+    /// When bytes last moved, as far as is known without asking the kernel.
     moved_at: u64,
     deadline: Option<NonZeroU64>,
-    /// What few have, so that the others need no room for it.
+    /// What few connections have, kept apart to save memory in the others.
     rare: Option<Box<Rare>>,
-    /// Since when one direction has ended, in tenths of a second; 0 = none has.
+    /// When one direction ended, in tenths of a second; 0 if none has.
     half_closed_at: u32,
-    /// When its channel took it, in tenths of a second; 0 = in another process, or not yet.
+    /// When its channel accepted it, in tenths of a second; 0 if not yet, or in another process.
     connected_at: u32,
-    /// Its peers are asked whether they are still there.
+    /// The kernel probes its peers often, to find out whether they still exist.
     asked_often: bool,
-    /// Has it waited for its channel's first byte for too long?
+    /// Whether it has waited too long for its channel's first byte.
     silence: Silence,
-    /// Sides whose new data is not reported, since older data of theirs still waits for the other side.
+    /// Sides whose new data is not reported, because older data of theirs still waits for the other side.
     muted: [bool; 2],
-    /// Stands in the queue of those that have more to do.
+    /// It is in the queue of connections that have more to do.
     queued: bool,
     taken: Taken,
     service: Guest,
     peer: ClientAddress,
 }
 
-/// What has come of waiting for a channel's first byte.
+/// Whether a connection has waited too long for its channel's first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Silence {
-    /// It has not lasted for too long.
+    /// Not so far.
     Unknown,
-    /// It has, and the client had said nothing.
+    /// Yes, while the client had sent nothing.
     Mutual,
-    /// It has.
+    /// Yes, after the client had sent something.
     Heard,
 }
 
 struct Rare {
-    /// Kept for the log's sake, so only while it tells of connections.
+    /// The client's address; kept only while the log reports connections.
     address: Option<ClientSource>,
-    /// What a proxy has said of its client.
+    /// What a proxy has said about its client.
     announced: Option<Box<SaidByProxy>>,
-    /// It leads to another service of ours.
+    /// Set if it leads to another service of ours.
     link: Option<Box<Link>>,
-    /// When it has lived for long enough; `NEVER` = no limit.
+    /// When its maximum lifetime is over; `NEVER` if it has none.
     expires_at: u64,
-    /// Bytes that both peers had acknowledged when that was asked last.
+    /// How many bytes both peers had acknowledged when the kernel was last asked.
     acknowledged: u64,
-    /// Stands among those that wait for room in the dump.
+    /// It waits for room in the dump.
     undumped: bool,
-    /// What the access log will tell of it, if there is one.
+    /// What the access log will report about it, if there is one.
     trace: Option<Box<ConnectionTrace>>,
-    /// The channels that have closed its connection at once.
+    /// The channels that closed its connection at once.
     past: Vec<ChannelKey>,
-    /// It was told to begin with TLS, so its channel is asked for that first.
+    /// The client was told to start TLS, so its channel is asked for TLS first.
     asks_for_tls: bool,
 }
 
@@ -175,12 +177,12 @@ impl Connection {
         self.rare.get_or_insert_default()
     }
 
-    /// What is gathered for the access log.
+    /// What is collected for the access log.
     fn trace(&mut self) -> Option<&mut ConnectionTrace> {
         self.rare.as_mut()?.trace.as_deref_mut()
     }
 
-    /// The channels that have closed its connection at once.
+    /// The channels that closed its connection at once.
     fn past(&self) -> &[ChannelKey] {
         self.rare.as_ref().map_or(&[][..], |rare| &rare.past)
     }
@@ -195,20 +197,20 @@ impl Connection {
         }
     }
 
-    /// The client's address, if the log tells of connections.
+    /// The client's address, if the log reports connections.
     fn address(&self) -> Option<ClientSource> {
         self.rare.as_ref()?.address
     }
 
-    /// What the log is to call the client; `None`: it does not tell of connections. Of one that came before it did so, the
-    /// system may know who it is, and otherwise nobody does.
+    /// The client's name in the log. `None`: the log does not report connections. For a connection older than
+    /// that setting, the system is asked; it may no longer know.
     fn told_peers(&self) -> Option<Peers> {
         let asked = || socket::client(&self.client).unwrap_or(ClientSource::UNKNOWN);
         let seen = self.address().or_else(|| self.service.log.is_debug().then(asked))?;
         Some(self.peers(seen))
     }
 
-    /// Who the client is that has connected from there.
+    /// The client that connected from `seen`, including what it announced.
     fn peers(&self, seen: ClientSource) -> Peers {
         Peers { seen, claimed: self.claim() }
     }
@@ -218,22 +220,22 @@ impl Connection {
         self.peers(self.peer.into()).client()
     }
 
-    /// The client's address as rules about networks see it; `None`: it has none.
+    /// The client's address as rules about networks see it. `None` if it has none.
     fn client_ip(&self) -> Option<IpAddr> {
         self.client_source().ip()
     }
 
-    /// Whom a proxy has announced.
+    /// The client that a proxy announced.
     fn claim(&self) -> Option<Announced> {
         self.said()?.claim
     }
 
-    /// What a proxy has said of its client.
+    /// What a proxy has said about its client.
     fn said(&self) -> Option<&SaidByProxy> {
         self.rare.as_ref()?.announced.as_deref()
     }
 
-    /// A proxy has said who its client is.
+    /// Notes what a proxy has said about its client.
     fn announce(&mut self, announced: SaidByProxy) {
         if let Some(trace) = self.trace() {
             trace.peers.claimed = announced.claim;
@@ -241,8 +243,8 @@ impl Connection {
         self.rare().announced = Some(Box::new(announced));
     }
 
-    /// When its channel has kept it waiting for its first byte for too long, since bytes of it were delivered last or since the connect.
-    /// `None`: not at all, or that is known.
+    /// When its channel will have kept it waiting too long for its first byte, counted from the last delivery
+    /// to the channel or from the connect. `None`: there is no limit, or this is already known.
     fn silent_at(&self, limit: Option<Duration>) -> Option<u64> {
         let limit = limit?;
         let has_spoken = self.delivered[Side::Server as usize] > 0;
@@ -255,7 +257,7 @@ impl Connection {
         waits.then(|| self.moved_at.saturating_add(millis(limit).max(1)))
     }
 
-    /// Would a first byte be late that comes at this time?
+    /// Would a first byte be late if it came now?
     fn is_late(&self, now: u64) -> bool {
         let has_spoken = self.delivered[Side::Server as usize] > 0;
         self.silence == Silence::Heard
@@ -264,11 +266,11 @@ impl Connection {
     }
 
     fn token(&self, key: usize, side: Side) -> Token {
-        // A worker has far fewer connections than there are keys: descriptors end first.
+        // A worker has far fewer connections than there are keys, since descriptors run out first.
         Token { kind: Kind::Socket, key: key as u32, side, generation: self.generations[side as usize] }
     }
 
-    /// Is news of a side not reported that would be of use?
+    /// Is a side muted although its events would be useful?
     fn is_deaf(&self) -> bool {
         let is_deaf = |side: Side| self.muted[side as usize] && !self.relay.is_blocked(side);
         is_deaf(Side::Client) || is_deaf(Side::Server)
@@ -287,37 +289,37 @@ pub(super) struct Worker<P> {
     id: usize,
     poller: P,
     doors: Doors,
-    /// Clients accepted so far, those included that were handed over.
+    /// Clients accepted so far, including those that were handed to another worker.
     accepted: usize,
-    /// Something was worked off since the last panic.
+    /// Something was finished since the last panic.
     goes_on: bool,
     shared: Arc<Shared>,
     connections: Slab<Connection>,
     timers: Timers,
-    /// Refused clients that are to be told of later.
+    /// Refused clients that are still to be logged.
     untold: Untold,
-    /// Those that used up their turn.
+    /// Connections that have used up their turn.
     queue: VecDeque<usize>,
-    /// Those whose bytes wait until there is room for them in the dump.
+    /// Connections whose bytes wait for room in the dump.
     undumped: Vec<usize>,
-    /// Messages taken and not yet worked off.
+    /// Messages that were taken and not handled yet.
     inbox: VecDeque<Message>,
     sight: Sight,
-    /// Those whose bytes somebody wants to see.
+    /// The tapped connections.
     taps: Taps,
     past: PastConnections,
-    /// The watches given out so far, round and round.
+    /// The number of the last watch; wraps around.
     watches: u16,
     pipes: Pipes,
-    /// `None` = always sleeps.
+    /// `None`: it always sleeps.
     busy_poll: Option<BusyPoll>,
     scratch: Box<[u8]>,
-    /// The next event of the batch that is being worked off.
+    /// Index of the next event in the present batch.
     next_event: usize,
-    /// Up to when all that happened has been heard, in ms of its own time.
+    /// The time up to which all events have been seen, in ms of its own time.
     heard: u64,
     time: OwnTime,
-    /// Its own time, in ms.
+    /// Its own time in ms.
     now: u64,
 }
 
@@ -325,18 +327,18 @@ pub(super) struct Worker<P> {
 struct Look {
     /// How long it may take.
     patience: Option<Duration>,
-    /// In ms of the worker's own time.
+    /// When it began, in ms of the worker's own time.
     began: u64,
 }
 
-/// No event of a batch is left.
+/// The index when no event of a batch is left.
 const WORKED_OFF: usize = usize::MAX;
 /// Later than any time.
 const NEVER: u64 = u64::MAX;
 
 const RESET: Ending = Ending { reset_client: true, reset_server: true };
 
-/// For how long a connection has been half-closed is told in tenths of a second; 0 is never.
+/// A time in tenths of a second; at least 1, since 0 means never.
 fn tenths(ms: u64) -> u32 {
     u32::try_from(ms / 100).unwrap_or(u32::MAX).max(1)
 }
@@ -345,13 +347,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a panic said.
+/// The text of a panic, or `of` if it has none.
 fn words_of(panic: &(dyn Any + Send), of: &str) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| of.into())
 }
 
-/// How a connection ended, by what its relay met first.
+/// How a connection ended, by the end that its relay met first.
 fn end_of(first: Option<(Side, bool)>) -> End {
     match first {
         Some((Side::Client, false)) => End::ClientClosed,
@@ -404,18 +406,19 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A panic has got here; `guarded` lets none of a connection. Whatever it was, the others must not pay for it.
+    /// Handles a panic that was not in a connection's code (those are caught by `guarded`). Whatever it was,
+    /// the other connections must go on.
     fn survive(&mut self) {
         self.shared.log.tell(&Event::WorkerPanic { what: "event loop".into() });
         if !std::mem::take(&mut self.goes_on) {
-            // Nothing comes of trying it again at once.
+            // Trying again at once would achieve nothing.
             std::thread::sleep(Duration::from_millis(STARVED_MS));
         }
     }
 
     fn serve(&mut self) {
         loop {
-            // After a panic the batch is gone on with: news is told once.
+            // After a panic the batch is continued, because each event is reported only once.
             if self.next_event == WORKED_OFF {
                 let look = self.plan();
                 let seen = self.wait(look.patience);
@@ -425,14 +428,14 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// What the next look is to be.
+    /// The next look.
     fn plan(&self) -> Look {
         Look { patience: self.patience(), began: millis(self.own_time()) }
     }
 
-    /// Takes note of what a look has brought.
+    /// Notes the result of a look.
     fn looked(&mut self, look: &Look, seen: io::Result<Seen>) {
-        // First of all: news is told once, and may not be lost by what comes now.
+        // This comes first: events are reported only once and must not be lost by an error below.
         self.next_event = 0;
         let seen = seen.unwrap_or_else(|e| {
             self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot wait for events: {e}") });
@@ -440,16 +443,16 @@ impl<P: Readiness> Worker<P> {
             Seen::Interrupted
         });
         self.now = millis(self.time.waited(look.patience, self.shared.clock.now()));
-        // Two sockets for each connection, the listeners and the waker.
+        // Two sockets per connection, the listeners and the waker.
         let watches = 2 * self.connections.len() + self.doors.len() + 1;
-        // What lies in the time that was lost cannot be told apart, so it counts as not heard.
+        // Events within lost time cannot be told apart, so they count as not seen.
         self.heard = self.sight.looked(look.began.min(self.now), seen, self.poller.events(), watches);
     }
 
-    /// Works off what the last look has brought.
+    /// Handles what the last look reported.
     fn work_off(&mut self) {
         if self.shared.ends.load(Ordering::Relaxed) {
-            // Among the events its turn may come late.
+            // Among the events its turn might come late.
             self.read_inbox();
         }
         while let Some((token, ready)) = self.poller.event(self.next_event) {
@@ -495,7 +498,7 @@ impl<P: Readiness> Worker<P> {
         self.time.reading(self.shared.clock.now())
     }
 
-    /// Waits for events, asleep or not.
+    /// Waits for events, asleep or polling.
     fn wait(&mut self, patience: Option<Duration>) -> io::Result<Seen> {
         let Some(busy_poll) = &mut self.busy_poll else { return self.poller.wait(patience) };
         if patience == Some(Duration::ZERO) || !busy_poll.wants_to_try() {
@@ -515,11 +518,11 @@ impl<P: Readiness> Worker<P> {
             }
         }
         busy_poll.missed();
-        // Whoever was given way to may have taken its time.
+        // A thread that was given the core may have kept it for some time.
         self.poller.wait(self.patience())
     }
 
-    /// How long to wait for events.
+    /// How long to wait for events. `None`: without limit.
     fn patience(&self) -> Option<Duration> {
         if !self.queue.is_empty() || self.doors.knocked() > 0 {
             return Some(Duration::ZERO);
@@ -530,18 +533,18 @@ impl<P: Readiness> Worker<P> {
             .min()?;
         match next.saturating_sub(millis(self.own_time())) {
             0 => Some(Duration::ZERO),
-            // A moment more than due, so that the clock has surely passed it.
+            // A millisecond later than due, so that the clock has surely passed it.
             left => Some(Duration::from_millis(left.saturating_add(1))),
         }
     }
 
-    /// A panic ends the connection it happened in, and no other.
+    /// Calls `act` so that a panic ends only this connection.
     fn guarded(&mut self, key: usize, act: impl FnOnce(&mut Self)) {
         let Some(id) = self.connections.get(key).map(|connection| connection.id) else { return };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| act(self))) {
             if self.connections.get(key).is_some_and(|connection| connection.id == id) {
                 let ending = Ending { reset_client: true, reset_server: true };
-                // A panic in here comes too late to keep it.
+                // A second panic comes too late to keep the connection.
                 let _ =
                     catch_unwind(AssertUnwindSafe(|| self.close(key, ending, End::Ours(OwnFault::Panic))));
             }
@@ -549,7 +552,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// What a client is called by in the line of those who wait.
+    /// Identifies a client in the wait queue.
     fn tag(&self, key: usize) -> u64 {
         tag_of(self.id, key)
     }
@@ -559,7 +562,7 @@ impl<P: Readiness> Worker<P> {
         self.shared.desks[self.id].number() * self.shared.desks.len() as u64 + self.id as u64
     }
 
-    /// The number of a new watch, so that no event of an older one is taken for its.
+    /// The number of a new watch, so that no event of an older one is taken for it.
     fn next_watch(&mut self) -> u16 {
         self.watches = self.watches.wrapping_add(1);
         self.watches
@@ -570,7 +573,7 @@ impl<P: Readiness> Worker<P> {
         self.work_off_inbox();
     }
 
-    /// A panic loses the message it happened in, and no other.
+    /// Handles messages. A panic loses only the message that it happened in.
     fn work_off_inbox(&mut self) {
         while let Some(message) = self.inbox.pop_front() {
             let grant = match &message {
@@ -599,7 +602,7 @@ impl<P: Readiness> Worker<P> {
             Message::Adopt(service, client, address, taken) => self.adopt(service, client, address, taken),
             Message::StopListening(service, answer) => {
                 self.stop_listening(service);
-                // A caller that has given up does not matter.
+                // The caller may have given up; that is no error.
                 let _ = answer.send(());
             }
             Message::StopListeningOn(service, ports, answer) => {
@@ -700,7 +703,7 @@ impl<P: Readiness> Worker<P> {
     fn event(&mut self, token: Token, ready: Ready) {
         let (key, side) = (token.key as usize, token.side);
         let Some(connection) = self.connections.get(key) else { return };
-        // Otherwise it is news of a socket that is closed already.
+        // Otherwise the event is for a socket that is already closed.
         if connection.token(key, side) == token {
             self.guarded(key, |worker| worker.heard_of(key, side, ready));
         } else if side == Side::Server
@@ -711,7 +714,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// There is news of a connection's socket.
+    /// Handles an event of a connection's socket.
     fn heard_of(&mut self, key: usize, side: Side, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match (&mut connection.stage, side) {
@@ -733,7 +736,7 @@ impl<P: Readiness> Worker<P> {
                 }
                 if ready.read_closed && connection.half_closed_at == 0 {
                     connection.half_closed_at = tenths(self.now);
-                    // It may be gone as a whole, which only an answer to a question of ours can tell.
+                    // The client may be gone altogether, which only the answer to a probe can tell.
                     socket::ask_often(&connection.client);
                 }
                 self.hear(key);
@@ -744,8 +747,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Half-closing before there is a channel is fine. But who is in line and has closed without ever having said anything waits
-    /// for nothing.
+    /// A client may half-close before it has a channel. But a waiting client that has closed without ever
+    /// sending anything waits for nothing.
     fn leave_if_silent(&mut self, key: usize) {
         if let Some(connection) = self.connections.get(key)
             && matches!(connection.stage, Stage::Waiting(_))
@@ -757,7 +760,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A source that goes on sending while the destination takes nothing would wake us for every segment.
+    /// A source that goes on sending while the destination takes nothing would wake the worker for every
+    /// segment.
     fn mute(&mut self, key: usize, side: Side) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(fd) = connection.fd(side) else { return };
@@ -788,7 +792,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Nothing is read of this one before there is room in the dump.
+    /// Stops reading from this connection until there is room in the dump.
     fn hold_for_dump(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
             && !std::mem::replace(&mut connection.rare().undumped, true)
@@ -797,13 +801,13 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Those who waited for room in the dump go on.
+    /// Continues the connections that waited for room in the dump.
     fn dump_has_room(&mut self) {
         for key in std::mem::take(&mut self.undumped) {
             let Some(connection) = self.connections.get_mut(key) else { continue };
-            // Its place may be another's by now.
+            // Its key may belong to another connection by now.
             if connection.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.undumped)) {
-                // Nobody was quiet meanwhile but us.
+                // The peers were not idle meanwhile; balance was.
                 connection.moved_at = self.now;
                 self.guarded(key, |worker| {
                     worker.rearm(key);
@@ -819,15 +823,15 @@ impl<P: Readiness> Worker<P> {
         let Stage::Relaying { server, slot } = &connection.stage else { return };
         if self.shared.options.dump.as_ref().is_some_and(Dump::is_full) {
             match connection.relay.broken() {
-                // Whatever it would read has to be dumped.
+                // Everything it reads would have to be dumped.
                 None => return self.hold_for_dump(key),
-                // What a side has left that is gone nobody reads for its sake: its slot is not to wait for the dump.
+                // Nothing is read for the sake of a side that is gone: its slot must not wait for the dump.
                 Some(side) if connection.fd(side).is_some_and(|fd| socket::take_error(fd).is_some()) => {
                     let _ = self.ending(key);
                     let ending = Ending { reset_client: true, reset_server: true };
                     return self.close(key, ending, end_of(Some((side, true))));
                 }
-                // It is known already: what is left is to be delivered, and nothing is read for it.
+                // This is known already: what is left is delivered, and nothing is read.
                 Some(_) => {}
             }
         }
@@ -852,7 +856,7 @@ impl<P: Readiness> Worker<P> {
         if let Verdict::Ask { is_reset } = verdict {
             return self.server_has_ended(key, is_reset);
         }
-        // Memory is waited for from now on, however quiet it was before.
+        // The wait for memory begins now, however long the connection was idle before.
         if connection.delivered != before || (connection.relay.is_short() && !was_short) {
             connection.moved_at = self.now;
         }
@@ -861,7 +865,7 @@ impl<P: Readiness> Worker<P> {
         }
         let has_broken = !was_broken && connection.relay.broken().is_some();
         if has_broken {
-            // What is on its way gets its time from now on, however quiet it was before.
+            // Bytes on their way get their time from now on, however long the connection was idle before.
             connection.moved_at = self.now;
         }
         let has_other_deadline = has_broken || !was_half_closed && connection.relay.is_half_closed();
@@ -873,7 +877,7 @@ impl<P: Readiness> Worker<P> {
             self.unmute(key);
         }
         self.await_first_byte(key, before);
-        // The table of a poller does not refuse what it has already; if it does, nobody else comes to ask again.
+        // The poller does not refuse changes to an existing watch. If it does, nothing else would try again.
         let is_deaf = any_muted && self.connections.get(key).is_some_and(Connection::is_deaf);
         self.obey(
             key,
@@ -882,7 +886,8 @@ impl<P: Readiness> Worker<P> {
         );
     }
 
-    /// The server has ended before anything went over its connection: on to another one, or its client hears of it.
+    /// The server ended before anything went over its connection: moves the client to another one, or passes
+    /// the end on.
     fn server_has_ended(&mut self, key: usize, is_reset: bool) {
         if self.leave_server(key, is_reset) {
             return;

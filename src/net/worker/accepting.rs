@@ -1,7 +1,8 @@
-//! A worker's accepting: who takes a client, who hands it over, what happens when descriptors run out.
+//! How a worker accepts clients: which worker takes one, when it hands one over, what happens when
+//! descriptors run out.
 //!
-//! Knows: the doors, the other workers' loads, the budget of descriptors, the limit of clients. Never: what becomes of a
-//! client.
+//! Knows: the doors, the other workers' loads, the budget of descriptors, the limit on clients. Never: what
+//! happens to a client.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,20 +24,21 @@ use crate::sys::listen::AcceptError;
 use crate::sys::poller::Readiness;
 use crate::sys::socket;
 
-/// Clients accepted in one go, so that the other workers get some of a burst.
+/// How many clients are accepted at a time, so that other workers get some of a burst.
 pub(super) const CLIENTS: usize = 8;
-/// Clients accepted in one turn, by all doors together: with many services, those who are served already must not wait for
-/// as many newcomers at each.
+/// How many clients are accepted per turn at all doors together: with many services, clients that are already
+/// served must not wait for that many newcomers at each door.
 pub(super) const CLIENTS_A_TURN: usize = 64;
-/// Starved doors that a client who leaves looks at. Those behind them look by themselves a little later.
+/// How many starved doors are checked when a client leaves. The others are checked a little later.
 const DOORS_LOOKED_AT: usize = 64;
 /// How many clients more than another a worker may have, however many they have.
 const UNEVEN: usize = 8;
-/// Clients still taken when the listener is about to close. A flood must not keep it from closing.
+/// How many waiting clients are still accepted when a listener is about to close, so that a flood cannot keep
+/// it open.
 pub(super) const CLIENTS_AT_STOP: usize = 4096;
 
 impl<P: Readiness> Worker<P> {
-    /// Begins to serve.
+    /// Starts to serve these services.
     pub(super) fn open(&mut self, services: Vec<Opened>) -> io::Result<()> {
         for Opened { service, listeners } in services {
             for listener in listeners {
@@ -46,18 +48,18 @@ impl<P: Readiness> Worker<P> {
         Ok(())
     }
 
-    /// Takes nobody new for a service.
+    /// Accepts no more clients of a service.
     pub(super) fn stop_listening(&mut self, service: ServiceId) {
         for door in self.doors.of(service) {
-            // Nobody finds the file of a Unix socket from here on.
+            // From here on no client finds the file of a Unix socket.
             self.doors.get(door).into_iter().for_each(|door| door.listener.remove_file());
-            // Who waits in the accept queue was promised service; who comes from now on was not.
+            // Clients in the listen queue were promised service; later ones were not.
             self.accept(door, CLIENTS_AT_STOP);
             self.doors.remove(door, &mut self.poller);
         }
     }
 
-    /// The same on these ports only.
+    /// Does the same for these ports only.
     pub(super) fn stop_listening_on(&mut self, service: ServiceId, ports: &[u16]) {
         for door in self.doors_on(service, ports) {
             self.accept(door, CLIENTS_AT_STOP);
@@ -65,7 +67,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Takes whoever waits on these ports already, then nobody.
+    /// Accepts the clients that already wait on these ports, then no more.
     pub(super) fn set_aside(&mut self, service: ServiceId, ports: &[u16]) {
         for door in self.doors_on(service, ports) {
             self.accept(door, CLIENTS_AT_STOP);
@@ -73,7 +75,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Takes clients on these ports again.
+    /// Accepts clients on these ports again.
     pub(super) fn welcome_on(&mut self, service: ServiceId, ports: &[u16]) {
         for door in self.doors_on(service, ports) {
             self.doors.set_back(door);
@@ -88,7 +90,7 @@ impl<P: Readiness> Worker<P> {
         all
     }
 
-    /// Takes in so many clients at most; how many there were.
+    /// Accepts at most `most` clients; returns how many it accepted.
     pub(super) fn accept(&mut self, door: usize, most: usize) -> usize {
         let before = self.accepted;
         self.accept_up_to(door, most);
@@ -140,7 +142,7 @@ impl<P: Readiness> Worker<P> {
                     drop(guest);
                     match error {
                         AcceptError::Empty => return,
-                        // So many in a row are no accident of theirs.
+                        // This many in a row are not caused by the clients.
                         AcceptError::Client(_) if lost + 1 < CLIENTS => lost += 1,
                         AcceptError::Exhausted => return self.starve(door),
                         AcceptError::Client(e) | AcceptError::Other(e) => {
@@ -156,7 +158,8 @@ impl<P: Readiness> Worker<P> {
         self.doors.knock_at(door);
     }
 
-    /// Takes a client in that another worker has accepted. Meanwhile it may have been denied, or clients be counted.
+    /// Takes over a client that another worker accepted. Meanwhile it may have been denied, or counting of
+    /// clients may have begun.
     pub(super) fn adopt(&mut self, mut guest: Guest, client: OwnedFd, address: ClientSource, taken: Taken) {
         if !guest.gate().is_open() && !guest.awaits_header(address) {
             let now = self.shared.clock.now();
@@ -168,8 +171,8 @@ impl<P: Readiness> Worker<P> {
         self.admit(guest, client, address, taken);
     }
 
-    /// Sends away a client that a rule keeps out, with a reset: that costs neither side anything more. There may be any number of
-    /// them, so they are counted, and told one by one only where every client is.
+    /// Closes a client that a rule keeps out with a reset, which costs neither side anything more. There may
+    /// be any number of them, so they are counted, and logged one by one only if every client is.
     pub(super) fn refuse_client(
         &mut self,
         service: &Guest,
@@ -199,7 +202,7 @@ impl<P: Readiness> Worker<P> {
         self.log_refusal(service, id, address.into(), how);
     }
 
-    /// Says that clients are refused, now or when it is time for that.
+    /// Logs that clients are refused, now or when it is time for that.
     pub(super) fn tell_refusal(&mut self, service: &Arc<Service>, last: ClientSource, reason: End) {
         match service.refused(self.shared.clock.now()) {
             Some(clients) => {
@@ -209,7 +212,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Says how many were refused since that was said last, where nobody else has come who would have it said.
+    /// Logs how many were refused since the last time, if no further refused client has caused that.
     pub(super) fn tell_refusals(&mut self) {
         while let Some(UntoldRefusals { service, last, reason }) = self.untold.take(self.now) {
             match service.refused_before(self.shared.clock.now()) {
@@ -231,12 +234,13 @@ impl<P: Readiness> Worker<P> {
         }
         let (least, load) =
             desks.iter().map(|desk| desk.load.get()).enumerate().min_by_key(|&(_, load)| load)?;
-        // A hand-over costs a wake-up, and among many one more or less does not matter. But the new ones may be the only busy
-        // ones among many idle ones, so more than a few are never left to one worker.
+        // Handing a client over costs a wake-up, and among many connections one more does not matter. But new
+        // connections may be the only busy ones among many idle ones, so one worker never keeps more than a
+        // few more than the others.
         (mine > load + 1 + (mine / 8).min(UNEVEN)).then_some(least)
     }
 
-    /// Out of descriptors: wait for one, quietly.
+    /// Out of descriptors: logs it once and waits for one.
     fn starve(&mut self, door: usize) {
         if !self.shared.starved.swap(true, Ordering::Relaxed) {
             let limit = self.shared.options.descriptor_limit;
@@ -246,7 +250,7 @@ impl<P: Readiness> Worker<P> {
         self.pause(door);
     }
 
-    /// As many clients as there may be: the next ones wait in the kernel's queue.
+    /// The limit on clients is reached: further ones wait in the listen queue.
     fn crowd(&mut self, door: usize) {
         if let Some(Door { service, .. }) = self.doors.get(door)
             && let Some(limit) = service.options().max_connections
@@ -257,7 +261,7 @@ impl<P: Readiness> Worker<P> {
         self.pause(door);
     }
 
-    /// No channel of a service is up: accepts the clients that wait already, and then no more.
+    /// No channel of a service is up: accepts the clients that already wait, then no more.
     pub(super) fn refuse(&mut self, service: ServiceId) {
         for door in self.doors.of(service) {
             self.accept(door, CLIENTS_AT_STOP);
@@ -282,9 +286,9 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Time for those that have starved for long enough to look again.
+    /// Lets doors that have starved long enough try again.
     pub(super) fn resume_starved(&mut self) {
-        // What there is, is there for so many doors and not for each.
+        // Descriptors and places are shared by all these doors.
         let mut places = Vec::new();
         for _ in 0..self.doors.starved() {
             if self.doors.starved_until().is_none_or(|until| until > self.now) {
@@ -292,7 +296,7 @@ impl<P: Readiness> Worker<P> {
             }
             let Some(door) = self.doors.starves_on(self.now + STARVED_MS) else { return };
             let Some(Door { service, .. }) = self.doors.get(door) else { continue };
-            // Waking the poller for a descriptor or a place that is not there would be a busy loop.
+            // Watching the listener without a descriptor or place would be a busy loop.
             if service.has_room()
                 && let Some(place) = self.shared.budget.take(2)
             {
@@ -302,7 +306,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client has left: one door may let in another.
+    /// A client has left: one door may accept another.
     pub(super) fn resume_one(&mut self) {
         let mut starved = self.doors.all_starved().take(DOORS_LOOKED_AT);
         let has_room = |door: usize| self.doors.get(door).is_some_and(|door| door.service.has_room());
@@ -315,7 +319,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Says that descriptors are back, once there are plenty: at the very limit every client that leaves makes room for one.
+    /// Logs that descriptors are back, once there are plenty. At the very limit, every client that leaves
+    /// makes room for only one.
     pub(super) fn tell_recovery(&self, service: &Service) {
         if service.crowded.load(Ordering::Relaxed) && service.has_emptied() {
             service.crowded.store(false, Ordering::Relaxed);

@@ -1,9 +1,12 @@
-//! Channels that are asked whether they speak TLS before a client's first message goes to them: the client was told so already.
+//! Asks channels whether they speak TLS before a client's first message goes to them, because the client was
+//! already told so.
 //!
-//! Knows: what is said to the server, and what its answer means for the client. Never: how a channel is chosen.
+//! Knows: what is sent to the server, and what its answer means for the client. Never: how a channel is
+//! chosen.
 //! Source: docs/routing.md, "PostgreSQL".
 //!
-//! All of this is a part of the dial: it has the time of a dial, and a server that gives no answer is one that does not connect.
+//! All of this is part of the dial and its timeout: a server that gives no answer counts as one that did not
+//! accept the connection.
 
 use std::io;
 
@@ -16,7 +19,7 @@ use crate::wire::postgres::{SSL_REQUEST, YES};
 use crate::wire::relay::{Ending, Ready};
 
 impl<P: Readiness> Worker<P> {
-    /// The channel is connected, and is asked now.
+    /// The channel is connected and is asked now.
     pub(super) fn ask_for_tls(&mut self, key: usize, ready: Ready) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
@@ -29,7 +32,7 @@ impl<P: Readiness> Worker<P> {
         self.go_on_asking(key, ready);
     }
 
-    /// There is news of a channel that is asked.
+    /// Handles an event of a channel that is being asked.
     pub(super) fn go_on_asking(&mut self, key: usize, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
@@ -52,7 +55,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// The client was promised what its channel does not have. That is how the channel is set up, and no outage.
+    /// The client was promised TLS, which its channel does not speak. That is a matter of the channel's
+    /// configuration, not an outage.
     fn has_no_tls(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         // As in `not_served`.

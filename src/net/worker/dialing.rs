@@ -1,6 +1,6 @@
 //! A client from its arrival to its channel.
 //!
-//! Knows: the poller's watches, what the dial says. Never: which channel, whose fault.
+//! Knows: the poller's watches, what the dial returns. Never: which channel, whose fault.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,14 +22,14 @@ use crate::sys::socket;
 use crate::wire::proxy::encode::{self, Extras};
 use crate::wire::relay::{Ending, Ready, Relay, Side};
 
-/// Of so many channels that have closed its connection at once a client goes on to the next one.
+/// A client moves on at most this many times from a channel that closed its connection at once.
 const MOST_MOVES: usize = 8;
 
 impl<P: Readiness> Worker<P> {
-    /// Takes a client in; its load is counted already.
+    /// Takes a client in; its load is already counted.
     pub(super) fn admit(&mut self, service: Guest, client: OwnedFd, address: ClientSource, taken: Taken) {
         if self.shared.ends.load(Ordering::Relaxed) {
-            // It was handed over when all others had been seen off already.
+            // It was handed over when all others had already been closed.
             return socket::reset_on_close(&client);
         }
         let is_debug = service.log.is_debug();
@@ -68,7 +68,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// All is known of a client that has to be known to choose its channel.
+    /// Everything that the choice of the client's channel depends on is known.
     pub(super) fn greeted(&mut self, key: usize, seen: ClientSource) {
         let tag = self.tag(key);
         let Some(within) = self.within(key) else { return self.not_served(key) };
@@ -93,11 +93,11 @@ impl<P: Readiness> Worker<P> {
             connection.stage = stage;
         }
         self.search(key);
-        // Of an end that came before nobody tells again.
+        // An end that came earlier is not reported again.
         self.leave_if_silent(key);
     }
 
-    /// Goes on with a client that has no channel yet.
+    /// Continues with a client that has no channel yet.
     pub(super) fn search(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match &connection.stage {
@@ -107,7 +107,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// What a client in line waits for, and until when. Who waits for the same as `before` has what is left of its time.
+    /// What a waiting client waits for, and until when. If it waits for the same as `before`, it keeps the
+    /// rest of its time.
     pub(super) fn place(&self, service: &Service, ticket: Ticket, before: Option<Waited>) -> Waited {
         let in_pause = service.dialer.table.lock().waits_for_pause(ticket);
         if let Some(before) = before.filter(|before| before.in_pause == in_pause) {
@@ -124,11 +125,12 @@ impl<P: Readiness> Worker<P> {
         let Stage::Waiting(waiting) = &connection.stage else { return };
         let service = Arc::clone(&connection.service);
         self.set_deadline(key, Some(waiting.place.until));
-        // A slot may have come free while we got in line, and whoever gave it back may have seen nobody there yet.
+        // A slot may have become free while the client joined the queue, and the thread that gave it back may
+        // not have seen it there.
         self.shared.serve_line(&service);
     }
 
-    /// Channels were paused, or pauses ended: who waits may wait for something else now.
+    /// Channels were paused or resumed: waiting clients may now wait for something else.
     pub(super) fn pauses_changed(&mut self, service: ServiceId) {
         let waits = |connection: &Connection| {
             connection.service.id == service && matches!(connection.stage, Stage::Waiting(_))
@@ -138,7 +140,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client in line waits for what there is to wait for now.
+    /// Updates what a waiting client waits for.
     pub(super) fn wait_anew(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Waiting(waiting) = &connection.stage else { return };
@@ -169,18 +171,19 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, Some(place.until));
     }
 
-    /// A slot for a client in line. If the client is not there any more, the slot is the next one's.
+    /// A slot for a waiting client. If the client is gone, the slot goes to the next one.
     pub(super) fn granted(&mut self, service: ServiceId, grant: Grant) {
         let key = key_of(grant.tag);
         if self.is_in_line(key, service, grant.ticket) {
-            // A panic loses the client, and its slot goes to the next one in line.
+            // A panic loses the client, and its slot goes to the next one.
             return self.guarded(key, |worker| worker.go_with(key, grant));
         }
         drop(grant);
         self.serve_line_of(service);
     }
 
-    /// A grant was lost on the way: its client is in line no more, so it would wait for ever.
+    /// A grant was lost by a panic: its client is no longer in the queue and would wait for ever, so it is
+    /// closed.
     pub(super) fn grant_was_lost(&mut self, service: ServiceId, tag: u64, ticket: Ticket) {
         let key = key_of(tag);
         if self.is_in_line(key, service, ticket) {
@@ -202,13 +205,13 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client in line has got a slot.
+    /// A waiting client has got a slot.
     fn go_with(&mut self, key: usize, Grant { route, lease, .. }: Grant) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Waiting(waiting) = &connection.stage else { return };
         let waited = waiting.place.so_far(self.now);
         connection.service.dialer.table.waited(self.id, waited);
-        // Closing a channel's connections may have come before the grant.
+        // The channel's connections may have been closed before the grant arrived.
         let channel = lease.key();
         let state = connection.service.dialer.table.lock().state(channel);
         let dial = Dial::new(waiting.peers, connection.service.came_to(), route, lease, Some(waiting.place));
@@ -250,7 +253,7 @@ impl<P: Readiness> Worker<P> {
         self.rearm_dial(key);
     }
 
-    /// Something is to be done for a dial when the first of its times comes.
+    /// Sets the deadline to the first of the dial's times.
     fn rearm_dial(&mut self, key: usize) {
         if let Some(Connection { stage: Stage::Dialing(dial), .. }) = self.connections.get(key) {
             let at = dial.next_deadline();
@@ -260,7 +263,7 @@ impl<P: Readiness> Worker<P> {
 
     /// A time of a dial has come.
     pub(super) fn dial_expired(&mut self, key: usize) {
-        // Of what comes later not all has been heard.
+        // Not all events after this time have been seen.
         let heard = self.heard;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
@@ -276,7 +279,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// What was tried last has failed, and others are under way: one more has nothing to wait for.
+    /// The last attempt failed and others are running: one more is started at once.
     fn go_on_with_others(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
@@ -284,7 +287,7 @@ impl<P: Readiness> Worker<P> {
         self.try_beside(key);
     }
 
-    /// No channel has answered in time: one more is tried beside those that are under way.
+    /// No channel has answered in time: tries one more beside those being tried.
     fn try_beside(&mut self, key: usize) {
         let (tag, watch, now) = (self.tag(key), self.next_watch(), self.now);
         let extra = self.shared.budget.take(1);
@@ -313,7 +316,7 @@ impl<P: Readiness> Worker<P> {
         self.rearm_dial(key);
     }
 
-    /// The channel being tried will not do.
+    /// Continues after the channel being tried has failed.
     fn go_on(&mut self, key: usize, next: Next) {
         match next {
             Next::Dial => self.dial(key),
@@ -324,7 +327,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Nothing can be dialled now, but there is a place in line.
+    /// Nothing can be dialled now, but the client has a place in the wait queue.
     fn line_up(&mut self, key: usize, ticket: Ticket) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Dialing(dial) = &connection.stage else { return };
@@ -333,12 +336,13 @@ impl<P: Readiness> Worker<P> {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = Stage::Waiting(Box::new(waiting));
         }
-        // Of an end that came while it was dialled nobody tells again.
+        // An end that came during the dial is not reported again.
         self.leave_if_silent(key);
         self.wait_in_line(key);
     }
 
-    /// A socket that cannot be watched cannot be served. Kernel memory or the system's limit of watches is used up.
+    /// A socket that cannot be watched cannot be served: kernel memory or the system's limit of watches is
+    /// used up.
     pub(super) fn unwatched(&mut self, key: usize, error: &io::Error) {
         self.shared.log.tell(&Event::AcceptFailed { cause: format!("cannot watch a socket: {error}") });
         self.close(key, Ending { reset_client: true, reset_server: true }, End::Ours(OwnFault::Watch));
@@ -349,7 +353,7 @@ impl<P: Readiness> Worker<P> {
         self.close(key, Ending { reset_client: false, reset_server: false }, End::Lost(why));
     }
 
-    /// A channel that is tried beside the current one answered.
+    /// A channel tried beside the current one has answered.
     pub(super) fn other_dialed(&mut self, key: usize, watch: u16, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
@@ -358,12 +362,13 @@ impl<P: Readiness> Worker<P> {
         self.dialed(key, ready);
     }
 
-    /// The channel answered, one way or the other.
+    /// The channel has answered, in one way or another.
     pub(super) fn dialed(&mut self, key: usize, ready: Ready) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Dialing(dial) = &mut connection.stage else { return };
         let Some(server) = dial.server() else { return };
-        // Whether there is a connection, the kernel knows; news only says that it is worth asking.
+        // Only the kernel knows whether the connection is established; an event only says that it is worth
+        // asking.
         if !socket::is_connected(server) && !planted::has(Bug::BelievesNews) {
             if let Some(error) = socket::take_error(server) {
                 self.dial_failed(key, &error);
@@ -386,7 +391,7 @@ impl<P: Readiness> Worker<P> {
             return;
         }
         let id = connection.id;
-        // A panic below loses this connection and nothing else: its slot and its sockets go with the dial.
+        // A panic below loses only this connection: its slot and its sockets go with the dial.
         let Stage::Dialing(dial) = std::mem::replace(&mut connection.stage, Stage::Over) else { return };
         let client = dial.peers;
         let target = dial.target();
@@ -395,7 +400,7 @@ impl<P: Readiness> Worker<P> {
         let trace = connection.trace();
         let succeeded = dial.succeeded(&service.dialer, trace);
         let Some(Succeeded { server, lease, link, took }) = succeeded else {
-            // Without its dial it would be there for ever.
+            // Without its dial it would stay for ever.
             return self.close(
                 key,
                 Ending { reset_client: true, reset_server: true },
@@ -431,13 +436,13 @@ impl<P: Readiness> Worker<P> {
         self.rearm(key);
         self.log_start(key);
         self.turn(key);
-        // A header has told it.
+        // The header has already told the server.
         if !is_led {
             self.announce(key);
         }
     }
 
-    /// The header that goes in front of what a client sends.
+    /// The PROXY header to send in front of the client's bytes.
     pub(super) fn header(&self, version: ProxyVersion, key: usize, peers: Peers) -> Vec<u8> {
         let Some(connection) = self.connections.get(key) else { return Vec::new() };
         let tlvs = connection.service.options().proxy_tlvs;
@@ -451,8 +456,8 @@ impl<P: Readiness> Worker<P> {
         encode::proxied(version, peers.client().net().zip(came_to), extras)
     }
 
-    /// The server has closed its connection before anything went over it: on to another one, if there is one that is up. `false`: there
-    /// is none, or the client has to be told.
+    /// The server closed the connection before anything went over it: moves the client to another channel
+    /// that is up. `false`: there is none, or the client has to be told.
     pub(super) fn leave_server(&mut self, key: usize, is_reset: bool) -> bool {
         let Some(connection) = self.connections.get(key) else { return false };
         let Stage::Relaying { server, slot } = &connection.stage else { return false };
@@ -500,13 +505,14 @@ impl<P: Readiness> Worker<P> {
         if let Some(trace) = &mut rare.trace {
             trace.left(left, AttemptError::Known(DialCause::ClosedAtOnce));
         }
-        // With it go the server's socket and the slot.
+        // The server's socket and the slot go with the old stage.
         connection.stage = stage;
         self.search(key);
         true
     }
 
-    /// A server that has got no data by now may be one that speaks first: it has to hear of its client.
+    /// A server that has got no data by now may be one that speaks first, so its kernel has to learn that the
+    /// connection is established.
     fn announce(&self, key: usize) {
         if let Some(connection) = self.connections.get(key)
             && connection.delivered[Side::Server as usize] == 0
@@ -525,7 +531,8 @@ impl<P: Readiness> Worker<P> {
         self.go_on(key, next);
     }
 
-    /// This channel, which a client is being connected to, is closed by an operator, or went down: on to the next one.
+    /// An operator closed this channel's connections, or it went down, while a client is being connected to
+    /// it: moves on to the next one.
     pub(super) fn dial_moves_on(&mut self, key: usize, channel: ChannelKey) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get_mut(key) else { return };

@@ -1,6 +1,6 @@
-//! A worker's doors: the listeners of all services, and by which of them clients may come in just now.
+//! A worker's doors: the listeners of all services, and which of them accept clients now.
 //!
-//! Knows: watches of listeners, which door waits for what. Never: clients, descriptors left, other workers.
+//! Knows: watches of listeners, which door waits for what. Never: clients, free descriptors, other workers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,18 +13,18 @@ use crate::sys::listen::Listener;
 use crate::sys::poller::{Kind, Readiness, Token};
 use crate::wire::relay::Side;
 
-/// Is anybody let in?
+/// Whether a door accepts clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Accepting {
-    /// All clients.
+    /// It accepts all clients.
     On,
-    /// Out of descriptors or places for now.
+    /// It waits for descriptors or places.
     Starved,
-    /// No channel is up, and nobody is to be let in.
+    /// No channel is up, and it refuses clients.
     Refusing,
-    /// None: those that wait belong to another process.
+    /// It accepts none: the waiting clients belong to another process.
     Held,
-    /// Its port is to be somebody else's, or was to be.
+    /// It accepts none: its port is being given to another listener, or was to be.
     Aside,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Door {
     pub(super) service: Arc<Service>,
     pub(super) listener: Listener,
     pub(super) accepting: Accepting,
-    /// Stands among those where clients may wait.
+    /// It is among the doors where clients may wait.
     knocked: bool,
     generation: u16,
 }
@@ -49,14 +49,14 @@ impl Door {
 #[derive(Debug, Default)]
 pub(super) struct Doors {
     doors: Slab<Door>,
-    /// Those of each service.
+    /// The doors of each service.
     of: BTreeMap<ServiceId, Vec<usize>>,
-    /// Where clients may wait.
+    /// The doors where clients may wait.
     knocked: VecDeque<usize>,
-    /// Those without descriptors or places, and until when each waits for them, in ms; the soonest first.
+    /// The doors without descriptors or places, and until when each waits, in ms; the earliest first.
     starved: VecDeque<(u64, usize)>,
     generations: u16,
-    /// Nobody is let in by any door.
+    /// No door accepts clients.
     is_held: bool,
 }
 
@@ -69,7 +69,7 @@ impl Doors {
         self.doors.get(door)
     }
 
-    /// Opens a door.
+    /// Adds a door.
     pub(super) fn add(
         &mut self,
         service: Arc<Service>,
@@ -90,7 +90,8 @@ impl Doors {
         let door = Door { service, listener, accepting, knocked: false, generation };
         match accepting {
             Accepting::On => poller.add_listener(&door.listener, door.token(entry.key()))?,
-            // As the others of its service. One worker does it, and for the next one it does not listen any more.
+            // Like the other doors of its service. One worker does it; for the others the listener has
+            // already stopped.
             Accepting::Refusing => _ = door.listener.refuse(),
             Accepting::Starved | Accepting::Held | Accepting::Aside => {}
         }
@@ -109,7 +110,7 @@ impl Doors {
         self.of.get(&service).cloned().unwrap_or_default()
     }
 
-    /// Closes a door for good; the listener goes with the last worker's.
+    /// Removes a door for good; the listener is closed when the last worker has removed it.
     pub(super) fn remove(&mut self, key: usize, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.try_remove(key) {
             if let Some(all) = self.of.get_mut(&door.service.id) {
@@ -128,7 +129,7 @@ impl Doors {
         }
     }
 
-    /// Closes all.
+    /// Removes all doors.
     pub(super) fn clear(&mut self, poller: &mut impl Readiness) {
         self.knocked.clear();
         self.starved.clear();
@@ -138,7 +139,7 @@ impl Doors {
         }
     }
 
-    /// Somebody waits at a door, says the poller.
+    /// The poller reports that a client waits at a door.
     pub(super) fn knock(&mut self, token: Token) {
         let key = token.key as usize;
         if self.doors.get(key).is_some_and(|door| door.token(key) == token) {
@@ -146,7 +147,7 @@ impl Doors {
         }
     }
 
-    /// Somebody may wait at a door.
+    /// A client may wait at a door.
     pub(super) fn knock_at(&mut self, key: usize) {
         if let Some(door) = self.doors.get_mut(key)
             && !door.knocked
@@ -156,12 +157,12 @@ impl Doors {
         }
     }
 
-    /// How many doors are there at which somebody may wait?
+    /// The number of doors where a client may wait.
     pub(super) fn knocked(&self) -> usize {
         self.knocked.len()
     }
 
-    /// One of them; it is not among them any more.
+    /// Takes one of these doors.
     pub(super) fn next_knock(&mut self) -> Option<usize> {
         let key = self.knocked.pop_front()?;
         if let Some(door) = self.doors.get_mut(key) {
@@ -170,7 +171,7 @@ impl Doors {
         Some(key)
     }
 
-    /// Nobody is let in by this door until `until`, or until there is room again.
+    /// Accepts no clients at this door until `until`, or until there is room again.
     pub(super) fn starve(&mut self, key: usize, until: u64, poller: &mut impl Readiness) {
         if let Some(door) = self.doors.get_mut(key)
             && door.accepting == Accepting::On
@@ -181,29 +182,30 @@ impl Doors {
         }
     }
 
-    /// When the first of those that starve is to be looked at; `None`: there is none.
+    /// When the first starved door is to be checked. `None` if there is none.
     pub(super) fn starved_until(&self) -> Option<u64> {
         self.starved.front().map(|&(until, _)| until)
     }
 
-    /// How many starve.
+    /// The number of starved doors.
     pub(super) fn starved(&self) -> usize {
         self.starved.len()
     }
 
-    /// All that starve, the one whose time comes first at the head.
+    /// All starved doors, the one whose time comes first at the front.
     pub(super) fn all_starved(&self) -> impl Iterator<Item = usize> {
         self.starved.iter().map(|&(_, key)| key)
     }
 
-    /// The one whose time has come first goes on starving until `until`, unless it is resumed.
+    /// Lets the door whose time came first starve until `until`, unless it is resumed. Returns it.
     pub(super) fn starves_on(&mut self, until: u64) -> Option<usize> {
         let (_, key) = self.starved.pop_front()?;
         self.starved.push_back((until, key));
         Some(key)
     }
 
-    /// Lets clients in again by a door that starves or refuses. `false`: it cannot be watched, and starves until `until`.
+    /// Accepts clients again at a door that starves or refuses. `false`: it cannot be watched and starves
+    /// until `until`.
     pub(super) fn resume(&mut self, key: usize, until: u64, poller: &mut impl Readiness) -> bool {
         let Some(door) = self.doors.get_mut(key) else { return true };
         let token = door.token(key);
@@ -219,7 +221,7 @@ impl Doors {
                 self.starved.push_back((until, key));
             }
         }
-        // It stands among the starved meanwhile: whatever goes wrong here, it is looked at again.
+        // It is among the starved doors meanwhile, so it is checked again whatever goes wrong here.
         if poller.add_listener(&door.listener, token).is_err() {
             return false;
         }
@@ -229,7 +231,7 @@ impl Doors {
     }
 
     fn leave_starved(&mut self, key: usize) {
-        // Most often it was put there just now.
+        // Usually it was put there just now.
         if self.starved.back().is_some_and(|&(_, last)| last == key) {
             self.starved.pop_back();
         } else {
@@ -237,7 +239,7 @@ impl Doors {
         }
     }
 
-    /// Lets nobody in until [`Doors::resume`].
+    /// Accepts no clients until [`Doors::resume`].
     pub(super) fn refuse(&mut self, key: usize, poller: &mut impl Readiness) {
         let Some(door) = self.doors.get_mut(key) else { return };
         match std::mem::replace(&mut door.accepting, Accepting::Refusing) {
@@ -247,7 +249,7 @@ impl Doors {
         }
     }
 
-    /// Lets nobody in until [`Doors::set_back`]. One by which nobody comes in anyhow stays as it is.
+    /// Accepts no clients until [`Doors::set_back`]. A door that accepts none anyway stays as it is.
     pub(super) fn set_aside(&mut self, key: usize, poller: &mut impl Readiness) {
         let Some(door) = self.doors.get_mut(key) else { return };
         match door.accepting {
@@ -261,7 +263,7 @@ impl Doors {
         }
     }
 
-    /// One that was set aside can be resumed again.
+    /// Allows a door that was set aside to be resumed.
     pub(super) fn set_back(&mut self, key: usize) {
         if let Some(door) = self.doors.get_mut(key)
             && door.accepting == Accepting::Aside
@@ -270,7 +272,7 @@ impl Doors {
         }
     }
 
-    /// Accepts no client by any door, and leaves those that wait there to another process.
+    /// Accepts no client at any door, and leaves waiting clients to another process.
     pub(super) fn hold(&mut self, poller: &mut impl Readiness) {
         self.is_held = true;
         self.starved.clear();
@@ -278,21 +280,22 @@ impl Doors {
             match door.accepting {
                 Accepting::On => poller.remove(&door.listener),
                 Accepting::Starved => {}
-                // It is not to be opened when the others are.
+                // It must not be opened when the others are.
                 Accepting::Refusing | Accepting::Held | Accepting::Aside => continue,
             }
             door.accepting = Accepting::Held;
         }
     }
 
-    /// Those that were held can be resumed from now on. Which ones they are.
+    /// Allows held doors to be resumed, and returns them.
     pub(super) fn release(&mut self) -> Vec<usize> {
         self.is_held = false;
         let held = self.doors.iter().filter(|(_, door)| door.accepting == Accepting::Held);
         held.map(|(key, _)| key).collect()
     }
 
-    /// Does something to all listeners of a service; the first error of it, `None` = it has none any more.
+    /// Calls `act` for all listeners of a service; returns the first error. `None`: it has no listeners any
+    /// more.
     pub(super) fn move_all(
         &self,
         service: ServiceId,

@@ -1,6 +1,7 @@
 //! Deadlines, and all ways in which a connection ends.
 //!
-//! Knows: when a connection has been quiet for too long, how its sockets are closed. Never: why an operator wants it gone.
+//! Knows: when a connection has been idle too long, how its sockets are closed. Never: why an operator wants
+//! it closed.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
@@ -22,20 +23,21 @@ use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::{Ending, Side};
 
-/// How soon a connection is looked after that no event tells of, in ms: at first, ...
+/// How soon a connection is checked for which no event will come, in ms: at first ...
 pub(super) const LATER_MS: u64 = 4;
-/// ... and when it has been quiet for long.
+/// ... and when it has been idle for long.
 pub(super) const LATER_MOST_MS: u64 = 1_000;
 
-/// A half-closed connection that is quiet for so long may have lost a peer.
+/// A half-closed connection that is idle for this long may have lost a peer.
 const DOUBT: Duration = Duration::from_secs(5);
-/// A server that ends a connection within so long, without a byte, has not served its client.
+/// A server that ends a connection within this time without a byte has not served its client.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// One side is gone, and the other takes nothing of what it left for so long: nobody will miss it.
+/// If one side is gone and the other takes none of its remaining bytes for this long, the connection is
+/// closed.
 const BROKEN: Duration = Duration::from_secs(5);
 
 impl<P: Readiness> Worker<P> {
-    /// A deadline has come.
+    /// A deadline has passed.
     pub(super) fn expired(&mut self, key: usize) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -46,12 +48,12 @@ impl<P: Readiness> Worker<P> {
             Stage::Greeted | Stage::Over => {}
             Stage::Waiting(waiting) => {
                 let place = waiting.place;
-                // A slot may have come free that nobody has handed out yet, and a grant may be on its way: neither is known
-                // without asking.
+                // A slot may be free that was not handed out yet, or a grant may be on its way: only the
+                // table knows.
                 let service = Arc::clone(&connection.service);
                 self.shared.serve_line(&service);
                 let mut table = service.dialer.table.lock();
-                // Of a pause this worker may not have heard yet.
+                // This worker may not have been told about a pause yet.
                 if !place.in_pause && table.waits_for_pause(place.ticket) {
                     drop(table);
                     return self.wait_anew(key);
@@ -68,7 +70,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A half-closed connection is quiet. Are its peers still there? Their kernels are asked from now on: a reset says no.
+    /// A half-closed connection is idle, and its peers may be gone. Their kernels are probed from now on; a
+    /// reset means that they are.
     fn doubt(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.asked_often = true;
@@ -77,7 +80,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Is it half-closed, and nobody asked whether its peers are there?
+    /// Is it half-closed, with peers that are not being probed yet?
     fn is_doubtful(&self, key: usize) -> bool {
         let connection = self.connections.get(key);
         connection.is_some_and(|connection| connection.relay.is_half_closed() && !connection.asked_often)
@@ -87,7 +90,7 @@ impl<P: Readiness> Worker<P> {
         if let Some(connection) = self.connections.get_mut(key)
             && connection.rare.as_ref().is_some_and(|rare| rare.undumped)
         {
-            // It is held up by whoever reads the dump.
+            // The reader of the dump holds it up.
             connection.moved_at = self.now;
             return self.rearm(key);
         }
@@ -110,8 +113,8 @@ impl<P: Readiness> Worker<P> {
         self.turn(key);
     }
 
-    /// Has a relaying connection been quiet for too long, in the kernel's eyes too? A full buffer takes a slow reader longer
-    /// than any patience, and was counted when it was written.
+    /// Has a relaying connection been idle too long, in the kernel's view, too? A slow reader may need longer
+    /// for a full buffer than the timeout, and those bytes were counted when they were written.
     fn is_quiet(&mut self, key: usize) -> bool {
         let seems = |worker: &Self| worker.due(key).is_some_and(|due| due <= worker.now);
         if !seems(self) {
@@ -121,14 +124,16 @@ impl<P: Readiness> Worker<P> {
         seems(self)
     }
 
-    /// Asks the kernel how much the peers have acknowledged. If it is more than when this was asked last, bytes have moved.
+    /// Asks the kernel how much the peers have acknowledged. If it is more than the last time, bytes have
+    /// moved.
     fn ask_progress(&mut self, key: usize) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
         let sockets = || [Side::Client, Side::Server].into_iter().filter_map(|side| connection.fd(side));
         let unsent: usize = sockets().map(socket::unsent).sum();
         let acknowledged = connection.delivered.iter().sum::<u64>().saturating_sub(unsent as u64);
-        // An end that is not acknowledged yet counts as a byte, so less than before is no news.
+        // An end that is not acknowledged yet counts as a byte, so a smaller number than before means
+        // nothing.
         let before = connection.rare.as_ref().map_or(0, |rare| rare.acknowledged);
         if acknowledged > before
             && let Some(since) = sockets().filter_map(socket::since_acknowledged).min()
@@ -138,13 +143,13 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// When a relaying connection has been quiet for too long, or lived for long enough.
+    /// When a relaying connection reaches its next timeout or its maximum lifetime.
     pub(super) fn due(&self, key: usize) -> Option<u64> {
         let connection = self.connections.get(key)?;
         let options = connection.service.options();
         let half_close = options.half_close_timeout.filter(|_| connection.relay.is_half_closed());
         let doubt = Some(DOUBT).filter(|_| self.is_doubtful(key));
-        // For memory it waits as long as a dial does.
+        // It waits for memory as long as a dial may take.
         let short = connection.relay.is_short().then_some(options.connect_timeout);
         let broken = connection.relay.broken().map(|_| BROKEN);
         let quiet = [options.idle_timeout, half_close, doubt, short, broken].into_iter().flatten().min();
@@ -154,7 +159,7 @@ impl<P: Readiness> Worker<P> {
         [quiet_at, expires_at, silent_at].into_iter().flatten().min()
     }
 
-    /// Has a channel kept its client waiting for too long? Whether it has answered by now, the kernel knows.
+    /// Has a channel kept its client waiting too long? The kernel knows whether it has answered by now.
     fn judge_silence(&mut self, key: usize) {
         let heard = self.heard;
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -165,7 +170,8 @@ impl<P: Readiness> Worker<P> {
         }
         let has_spoken = connection.delivered[Side::Server as usize] > 0;
         let relay = &connection.relay;
-        // What has come from it and is held up on the way to the client is not its fault, and an end is judged as one.
+        // Bytes that came from the channel and have not reached the client are not its fault; and an end is
+        // judged separately.
         let is_silent = socket::unread(server) == 0
             && relay.held_from(Side::Server) == 0
             && relay.first_end().is_none_or(|(side, _)| side == Side::Client)
@@ -178,7 +184,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client that was silent with its channel has said something: its channel's first byte is waited for anew.
+    /// The client has sent its first bytes after it had waited too long: from now on it waits for the
+    /// channel's answer to these.
     pub(super) fn await_first_byte(&mut self, key: usize, before: [u64; 2]) {
         if let Some(connection) = self.connections.get(key)
             && connection.silence == Silence::Mutual
@@ -196,14 +203,14 @@ impl<P: Readiness> Worker<P> {
 
     pub(super) fn set_deadline(&mut self, key: usize, deadline: Option<u64>) {
         if let Some(connection) = self.connections.get_mut(key) {
-            // Time 0 is the start: nobody notices a deadline a millisecond later.
+            // Time 0 is the start: a deadline a millisecond later makes no difference.
             let deadline = deadline.map(|at| NonZeroU64::new(at).unwrap_or(NonZeroU64::MIN));
             self.timers.reset(key, connection.deadline.map(NonZeroU64::get), deadline.map(NonZeroU64::get));
             connection.deadline = deadline;
         }
     }
 
-    /// A connection is over by itself. Has its channel served it?
+    /// A connection has ended by itself: reports if its channel has not served it.
     pub(super) fn judge(&self, key: usize, how: End) {
         if !matches!(how, End::ChannelClosed | End::ChannelReset) {
             return;
@@ -217,7 +224,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Has its channel taken it just now?
+    /// Did its channel accept it just now?
     pub(super) fn is_early(&self, connection: &Connection) -> bool {
         let at = connection.connected_at;
         at > 0 && u64::from(tenths(self.now).saturating_sub(at)) * 100 < millis(AT_ONCE)
@@ -230,12 +237,12 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// How a connection is to be closed that ends from outside now.
+    /// How to close a connection that is ended from outside now.
     pub(super) fn ending(&mut self, key: usize) -> Option<Ending> {
         let connection = self.connections.get_mut(key)?;
         Some(match &connection.stage {
             Stage::Greeting(_) | Stage::Greeted | Stage::Dialing(_) | Stage::Over => RESET,
-            // As a client is closed that got no channel.
+            // Like a client that got no channel.
             Stage::Waiting(_) => Ending { reset_client: false, reset_server: true },
             Stage::Relaying { server, slot } => connection.relay.abandon(&mut Sockets {
                 client: connection.client.as_fd(),
@@ -252,8 +259,8 @@ impl<P: Readiness> Worker<P> {
         })
     }
 
-    /// When a connection that began then has lived for long enough: a tenth sooner or later, so that those who came
-    /// together do not come again together.
+    /// When the maximum lifetime of a connection that began at `began` is over, varied by up to a tenth, so
+    /// that clients which came together do not return together.
     pub(super) fn lifetime(&self, service: &Service, id: u64, began: u64) -> u64 {
         let Some(lifetime) = service.options().max_lifetime.map(millis) else { return NEVER };
         let mut lot = DefaultHasher::new();
@@ -261,7 +268,7 @@ impl<P: Readiness> Worker<P> {
         began.saturating_add(spread(lifetime, lot.finish()))
     }
 
-    /// The timeouts of a service are others now: they hold for the connections that there are, too.
+    /// The timeouts of a service have changed; they apply to existing connections, too.
     pub(super) fn retime(&mut self, service: ServiceId) {
         let is_served = |connection: &Connection| {
             connection.service.id == service && matches!(connection.stage, Stage::Relaying { .. })
@@ -274,16 +281,16 @@ impl<P: Readiness> Worker<P> {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.set_expires_at(expires_at);
             }
-            // A deadline that comes too soon is looked at then. It may be one for something else.
+            // A deadline that comes too early does no harm. It may be there for another reason.
             let before =
                 self.connections.get(key).and_then(|connection| connection.deadline).map(NonZeroU64::get);
             self.set_deadline(key, [before, self.due(key)].into_iter().flatten().min());
         }
     }
 
-    /// Closes the connections of a channel for this reason; how many there were.
+    /// Closes the connections of a channel for this reason; returns how many there were.
     pub(super) fn close_channel(&mut self, service: ServiceId, channel: ChannelKey, why: End) -> usize {
-        // Who is not connected yet has lost nothing: there may be another channel.
+        // A client that is not connected yet has lost nothing: there may be another channel.
         let is_dialed = |connection: &Connection| match &connection.stage {
             Stage::Dialing(dial) => connection.service.id == service && dial.tries(channel),
             _ => false,
@@ -298,14 +305,15 @@ impl<P: Readiness> Worker<P> {
         self.abandon_all(is_served, why)
     }
 
-    /// Closes the connections of a channel to these addresses. One that is being made moves on by itself if it fails.
+    /// Closes the connections of a channel to these addresses. A connect to one of them moves on by itself if
+    /// it fails.
     pub(super) fn close_addresses(&mut self, service: ServiceId, channel: ChannelKey, addresses: &[Address]) {
         let is_of_it = |connection: &Connection| match &connection.stage {
             Stage::Relaying { server, slot, .. } => {
                 let of_channel = connection.service.id == service && slot.key() == channel;
                 let is_one = |address: SocketAddr| {
                     let address = Address::from(address);
-                    // Those of a channel without a port of its own have none.
+                    // The addresses of a channel without a port of its own have port 0.
                     addresses.contains(&address) || addresses.contains(&address.with_port(0))
                 };
                 of_channel && socket::peer(server).is_some_and(is_one)
@@ -315,7 +323,8 @@ impl<P: Readiness> Worker<P> {
         self.abandon_all(is_of_it, End::AddressRemoved);
     }
 
-    /// Closes all connections: first those that are reset. If the process is killed before all is done, the rest ends cleanly.
+    /// Closes all connections, those that need a reset first: if the process is killed before all is done,
+    /// the rest ends cleanly.
     pub(super) fn close_all(&mut self) {
         let clean = Ending { reset_client: false, reset_server: false };
         for key in self.keys(|_| true) {
@@ -329,7 +338,8 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Closes the connections of clients whose addresses are in a network, whatever they have come to; how many there were.
+    /// Closes the connections of clients whose addresses are in a network, at any stage; returns how many
+    /// there were.
     pub(super) fn close_clients(&mut self, service: ServiceId, net: IpNet, why: End) -> usize {
         let is_of_it = |connection: &Connection| {
             connection.service.id == service && connection.client_ip().is_some_and(|ip| net.contains(&ip))
@@ -337,10 +347,10 @@ impl<P: Readiness> Worker<P> {
         self.abandon_all(is_of_it, why)
     }
 
-    /// The limits of one client may be others now: those who are there count, too.
+    /// The limits per client may have changed: existing connections are counted, too.
     pub(super) fn recount(&mut self, service: ServiceId) {
         for (_, connection) in &mut self.connections {
-            // Of one that has not said yet whom it speaks for nobody knows.
+            // A client whose PROXY header has not come yet is not known.
             let seen = connection.peer.into();
             let is_known = connection.said().is_some() || !connection.service.awaits_header(seen);
             if connection.service.id == service && is_known {
@@ -350,7 +360,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Closes one connection. `false` = it is not here.
+    /// Closes one connection. `false` if it is not here.
     pub(super) fn close_session(&mut self, service: ServiceId, id: u64) -> bool {
         self.abandon_all(|connection| connection.service.id == service && connection.id == id, End::Closed)
             > 0
@@ -381,7 +391,7 @@ impl<P: Readiness> Worker<P> {
         if let Stage::Dialing(dial) = &connection.stage
             && ending.reset_server
         {
-            // They may have accepted already, and would take a close for a clean end.
+            // The servers may have accepted already, and would take a close for a clean end.
             dial.servers().for_each(socket::reset_on_close);
         }
         if let Stage::Relaying { server, .. } = &connection.stage
@@ -389,9 +399,9 @@ impl<P: Readiness> Worker<P> {
         {
             socket::reset_on_close(server);
         }
-        // From here on a panic is nobody's but ours: both ends hear what they are to hear.
+        // A panic below is only our fault: both ends get what they should.
         if let Stage::Waiting(waiting) = &connection.stage {
-            // If its turn has come already, the grant finds nobody and goes to the next in line.
+            // If its turn has already come, the grant finds no client and goes to the next one.
             connection.service.dialer.table.lock().leave_line(waiting.place.ticket);
         }
         let how = match &connection.stage {
@@ -430,10 +440,10 @@ impl<P: Readiness> Worker<P> {
         self.departed(&service);
     }
 
-    /// One client fewer.
+    /// There is one client less.
     fn departed(&mut self, service: &Service) {
         if self.shared.desks[self.id].load.get() == 0 {
-            // Idle pipes are for the next bulk transfer; a worker with nobody to serve keeps nothing.
+            // Idle pipes are kept for the next bulk transfer; a worker without clients keeps none.
             self.pipes.clear();
         }
         self.tell_recovery(service);
@@ -441,7 +451,7 @@ impl<P: Readiness> Worker<P> {
     }
 }
 
-/// A lifetime, or a tenth less or more.
+/// A lifetime, varied by up to a tenth.
 fn spread(lifetime: u64, lot: u64) -> u64 {
     lifetime - lifetime / 10 + lot % (lifetime / 5 + 1)
 }

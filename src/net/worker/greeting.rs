@@ -1,8 +1,8 @@
-//! Clients of which something has to be heard before a channel is chosen for them.
+//! Clients from which something has to be read before a channel is chosen.
 //!
-//! Knows: how long that may take, how much of it may be kept. Never: what it means, which channel.
+//! Knows: how long that may take, how many bytes may be kept. Never: what they mean, which channel.
 //!
-//! Who has nothing to say first comes by here without a system call and without memory.
+//! A client that need not send anything first passes here without a system call or memory.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::wire::hello::{Asks, UNRECOGNIZED_NAME};
 use crate::wire::relay::{Ending, Side};
 
 impl<P: Readiness> Worker<P> {
-    /// Has something to be heard of a client before it is served? Then that is waited for, and otherwise it is served.
+    /// Waits for what a client has to send first, or serves it at once if there is nothing.
     pub(super) fn greet(&mut self, key: usize, seen: ClientSource) {
         let Some(connection) = self.connections.get(key) else { return };
         let options = connection.service.options();
@@ -45,7 +45,7 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, Some(until));
     }
 
-    /// Reads what a client says first, until it has said it all or has nothing more to say now.
+    /// Reads what a client sends first, until it is complete or nothing more has come.
     pub(super) fn hear(&mut self, key: usize) {
         loop {
             let Some(connection) = self.connections.get_mut(key) else { return };
@@ -53,7 +53,7 @@ impl<P: Readiness> Worker<P> {
             if let Some(answer) = unheard.reader.answer() {
                 match socket::write(&connection.client, &[answer]) {
                     Ok(_) => {}
-                    // There is room for one byte in a buffer that is empty, if there is memory.
+                    // An empty send buffer has room for one byte, if there is memory.
                     Err(e) if is_exhausted(&e) || e.kind() == io::ErrorKind::WouldBlock => {
                         return self.hear_later(key);
                     }
@@ -67,7 +67,7 @@ impl<P: Readiness> Worker<P> {
             }
             let room = unheard.reader.room().min(self.scratch.len());
             if !unheard.hearing.has_room(room) {
-                // The kernel keeps it meanwhile.
+                // The kernel keeps the bytes meanwhile.
                 return self.hear_later(key);
             }
             let error = match socket::read(&connection.client, &mut self.scratch[..room]) {
@@ -77,7 +77,7 @@ impl<P: Readiness> Worker<P> {
                     unheard.hearing.keep(unheard.reader.kept());
                     if let Some(header) = unheard.reader.take_header() {
                         connection.announce(header.into());
-                        // It was let in before it was known whom it speaks for.
+                        // It was let in before it was known which client it announces.
                         let client = connection.client_source();
                         if let Err(rule) = connection.service.let_in(client) {
                             let service = Arc::clone(&connection.service);
@@ -101,7 +101,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// No event tells when it is worth looking again.
+    /// No event reports when to try again.
     fn hear_later(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         let Stage::Greeting(unheard) = &connection.stage else { return };
@@ -109,13 +109,13 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, Some(next));
     }
 
-    /// A client has ended without having said all that is to be heard. One that has said nothing has changed its mind.
+    /// A client has ended before its greeting was complete. One that has sent nothing has changed its mind.
     fn fell_silent(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Greeting(unheard) = &mut connection.stage else { return };
         let is_silent = unheard.reader.bytes().is_empty();
         match unheard.reader.give_up() {
-            // For its channel to say what it thinks of that.
+            // Its channel decides what to make of that.
             Some(greeted) if !is_silent => self.heard(key, greeted),
             _ if is_silent => {
                 self.close(key, Ending { reset_client: false, reset_server: true }, End::ClientClosed);
@@ -124,15 +124,15 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// It is time for a client to have said what it has to say, or to look again.
+    /// The greeting has timed out, or it is time to try again.
     pub(super) fn greeting_expired(&mut self, key: usize) {
-        // It may be there and was not read.
+        // It may have come and not been read yet.
         self.hear(key);
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Greeting(unheard) = &mut connection.stage else { return };
         if unheard.until <= self.now {
             return match unheard.reader.give_up() {
-                // It waits for its server to say something, or will be told by it what is missing.
+                // The client waits for its server to speak first, or its server will tell it what is missing.
                 Some(greeted) => self.heard(key, greeted),
                 None => self.close(key, RESET, End::Lost(Loss::GreetingTimeout)),
             };
@@ -143,7 +143,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client has said what it has to say first.
+    /// A client's greeting is complete.
     fn heard(&mut self, key: usize, greeted: Greeted) {
         self.set_deadline(key, None);
         let now = self.now;
@@ -154,29 +154,29 @@ impl<P: Readiness> Worker<P> {
         if greeted.was_granted {
             connection.rare().asks_for_tls = true;
         }
-        // Whoever has it next serves it.
+        // The process that gets it next serves it.
         if !self.shared.leaving.load(Ordering::SeqCst) {
             self.greet_again(key);
         }
     }
 
-    /// Where a client may go, by what it asks for. `None`: nowhere.
+    /// The groups that a client may go to, by what it asks for. `None`: there are none.
     pub(super) fn within(&self, key: usize) -> Option<GroupRange> {
         let connection = self.connections.get(key)?;
         let options = connection.service.options();
         match &options.routes {
             None => Some(GroupRange::ALL),
             Some(_) if planted::has(Bug::ForgetsRoutes) => Some(GroupRange::ALL),
-            // All that it has said is held for its channel.
+            // Everything that it has sent is held for its channel.
             Some(routes) => routes.find(&asks_of(connection.relay.held_of(Side::Client))),
         }
     }
 
-    /// Nothing is served that a client asks for: if it speaks TLS, it is told so.
+    /// No group serves what the client asks for. If it speaks TLS, it gets an alert that says so.
     pub(super) fn not_served(&mut self, key: usize) {
         let Some(connection) = self.connections.get(key) else { return };
         let speaks_tls = matches!(asks_of(connection.relay.held_of(Side::Client)), Asks::Tls { .. });
-        // What fits into an empty buffer is taken; a client that is gone needs to hear nothing.
+        // The alert fits into an empty send buffer; a client that is gone needs none.
         let is_told = speaks_tls && socket::write(&connection.client, &UNRECOGNIZED_NAME).is_ok();
         let ending = Ending { reset_client: !is_told, reset_server: true };
         self.close(key, ending, End::Lost(Loss::NotServed));

@@ -1,9 +1,10 @@
-//! A worker's clients that go to another process, and those that come from one, or come back.
+//! A worker's clients that go to another process, and those that come from one or come back.
 //!
-//! Knows: what of a client is kept for whoever has it next, how a client is gone on with. Never: who that is, how it gets there.
+//! Knows: what has to be kept of a client for the process that has it next, how a client is continued. Never:
+//! which process that is, how it gets there.
 //!
-//! A poller's watch lasts as long as anybody has the socket open, here or elsewhere. So whoever leaves is not watched any more:
-//! otherwise this worker would hear of it, and nobody could tell what for.
+//! A poller's watch lasts as long as any process has the socket open. So a client that leaves is no longer
+//! watched: otherwise this worker would get its events, and nobody could tell what they are for.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::sys::socket;
 use crate::wire::greeting::{TlsRequest, Wants};
 use crate::wire::relay::{Relay, Side};
 
-/// Where a client is to be gone on with.
+/// The stage at which a client is continued.
 enum Begin {
     Greeting,
     Unheard,
@@ -36,7 +37,7 @@ enum Begin {
 }
 
 impl<P: Readiness> Worker<P> {
-    /// Clients are let in again, and nobody leaves any more.
+    /// Clients are accepted again, and no client leaves any more.
     pub(super) fn release_doors(&mut self) {
         for door in self.doors.release() {
             self.resume(door);
@@ -47,7 +48,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Goes on with those that it has let go of and nobody has taken from the tray.
+    /// Continues clients that it put on the tray and that nobody has taken.
     pub(super) fn take_back(&mut self) {
         let id = self.id;
         let back: Vec<Parcel> =
@@ -55,7 +56,7 @@ impl<P: Readiness> Worker<P> {
         self.receive(back.into_iter().map(Unpacked::new).collect());
     }
 
-    /// A client without a channel is served as one that comes anew.
+    /// Serves a client without a channel as a new one.
     pub(super) fn greet_again(&mut self, key: usize) {
         match self.connections.get(key).map(|connection| socket::client(&connection.client)) {
             Some(Some(seen)) => self.greeted(key, seen),
@@ -64,19 +65,19 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A dial has failed, and its client leaves: the process that gets it next finds it a channel.
+    /// A dial has failed and its client leaves: the process that gets it next finds it a channel.
     pub(super) fn keep_back(&mut self, key: usize) {
         self.set_deadline(key, None);
         if let Some(connection) = self.connections.get_mut(key) {
             connection.stage = Stage::Greeted;
         }
-        // They stay after all.
+        // It stays after all.
         if !self.shared.leaving.load(Ordering::SeqCst) {
             self.greet_again(key);
         }
     }
 
-    /// Who waits in line.
+    /// The places of waiting clients.
     pub(super) fn who_waits(&self) -> Vec<LinePlace> {
         let place = |connection: &Connection| match &connection.stage {
             Stage::Waiting(waiting) => Some((connection.service.id, waiting.place.ticket.number())),
@@ -85,17 +86,17 @@ impl<P: Readiness> Worker<P> {
         self.connections.iter().filter_map(|(_, connection)| place(connection)).collect()
     }
 
-    /// How far clients are.
+    /// The number of clients by stage.
     pub(super) fn count(&self) -> Left {
         let is_dialing = |connection: &Connection| matches!(connection.stage, Stage::Dialing(_));
         let dialing = self.connections.iter().filter(|(_, connection)| is_dialing(connection)).count();
         Left { dialing, others: self.connections.len() - dialing }
     }
 
-    /// Lets go of clients.
+    /// Puts clients on the tray.
     pub(super) fn pack(&mut self, wanted: &PackOrder) {
         if !self.shared.leaving.load(Ordering::SeqCst) {
-            // Whoever asked has given up.
+            // The caller has given up.
             return;
         }
         let is_wanted = |connection: &Connection| {
@@ -112,7 +113,7 @@ impl<P: Readiness> Worker<P> {
         };
         let all = self.connections.iter().filter(|(_, connection)| is_wanted(connection));
         let keys: Vec<usize> = all.map(|(key, _)| key).take(wanted.most).collect();
-        // Once a client is nobody's any more, nothing may go wrong.
+        // Once a client belongs to nobody, nothing may go wrong.
         let time = self.shared.clock.now();
         let mut left = wanted.bytes;
         for key in keys {
@@ -133,7 +134,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Lets go of one. `None`: it stays.
+    /// Gives up one client. `None`: it stays.
     fn let_go(&mut self, key: usize, time: Duration) -> Option<Parcel> {
         let now = self.now;
         let since = |at: u64| Duration::from_millis(now.saturating_sub(at));
@@ -194,7 +195,7 @@ impl<P: Readiness> Worker<P> {
                     first_byte: None,
                     delivered: &mut connection.delivered,
                 };
-                // For want of memory it stays for now, and nothing is lost.
+                // If there is no memory, it stays for now, and nothing is lost.
                 let (relay, held) = connection.relay.pack(&mut sockets).ok()?;
                 bytes = held;
                 let (group, channel) = (slot.key().group.index(), slot.key().channel.index());
@@ -242,7 +243,7 @@ impl<P: Readiness> Worker<P> {
         Some(Parcel { record, bytes, client, server, slot, link, packed_at: Some(time), taken, guest })
     }
 
-    /// Goes on with clients from elsewhere.
+    /// Continues clients from another process or from the tray.
     pub(super) fn receive(&mut self, received: Vec<Unpacked>) {
         let time = self.shared.clock.now();
         for parcel in received.into_iter().filter_map(Unpacked::into_parcel) {
@@ -268,7 +269,7 @@ impl<P: Readiness> Worker<P> {
 
     fn take_in(&mut self, parcel: Parcel, time: Duration) -> Option<(usize, Begin, ConnectionRecord)> {
         let Parcel { record, bytes, client, server, slot, link, packed_at, taken, guest } = parcel;
-        // That it was away is nobody's fault, but it got older.
+        // That it was away is nobody's fault, but its age counts.
         let away = packed_at.map_or(Duration::ZERO, |at| time.saturating_sub(at));
         let now = self.now;
         let ago = |age: Duration| now.saturating_sub(millis(age));
@@ -302,7 +303,7 @@ impl<P: Readiness> Worker<P> {
                 let unheard = Unheard::new(&guest, wants, until, bytes);
                 (Begin::Unheard, Stage::Greeting(Box::new(unheard)), relay)
             }
-            // It was looked at before; or the process ends.
+            // The record was checked before; or the process ends.
             (_, server, ..) => {
                 socket::reset_on_close(&client);
                 server.iter().for_each(socket::reset_on_close);
@@ -349,7 +350,7 @@ impl<P: Readiness> Worker<P> {
             id: record.id,
             accepted_at: millis(self.shared.clock.now()).saturating_sub(millis(record.age + away)),
             moved_at: ago(record.idle),
-            // Just now or long ago: what it was like at first was for the process before to see.
+            // Unknown here: only the previous process could see whether it was closed at once.
             connected_at: 0,
             deadline: None,
             rare: is_rare.then(|| Box::new(rare)),
@@ -365,7 +366,7 @@ impl<P: Readiness> Worker<P> {
         Some((self.connections.insert(connection), begin, record))
     }
 
-    /// A client that was served elsewhere is served here.
+    /// Continues a client that was served by another process.
     fn go_on_with(&mut self, key: usize, begin: Begin, record: &ConnectionRecord) {
         for side in [Side::Client, Side::Server] {
             let Some(connection) = self.connections.get(key) else { return };
@@ -377,7 +378,7 @@ impl<P: Readiness> Worker<P> {
         match begin {
             Begin::Relaying => {
                 self.rearm(key);
-                // What it holds goes out without any news.
+                // What it holds goes out without any event.
                 if let Some(connection) = self.connections.get_mut(key) {
                     connection.queued = true;
                     self.queue.push_back(key);
@@ -395,7 +396,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client that was in line elsewhere has its place here, among those who come from there.
+    /// Gives a client that waited in another process its place here.
     fn get_back_in_line(&mut self, key: usize, waiting: WaitingRecord, record: &ConnectionRecord) {
         let tag = self.tag(key);
         let Some(connection) = self.connections.get(key) else { return };

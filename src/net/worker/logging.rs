@@ -1,6 +1,6 @@
-//! What the access log learns of a connection, from its beginning to its end.
+//! What the access log learns about a connection, from its beginning to its end.
 //!
-//! Knows: what is gathered, and when a record is due. Never: what a line looks like, where it goes.
+//! Knows: what is collected, and when a record is due. Never: what a line looks like, where it goes.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,13 +14,14 @@ use crate::sys::socket;
 use crate::wire::relay::Side;
 
 impl<P: Readiness> Worker<P> {
-    /// What is gathered of a client from now on, if there is an access log.
+    /// Starts to collect for a client, if there is an access log.
     pub(super) fn trace_of(&self, client: Peers, came_to: u16) -> Option<Box<ConnectionTrace>> {
         self.shared.options.access.as_ref()?;
         Some(Box::new(ConnectionTrace::new(client, came_to, SystemTime::now(), self.shared.clock.now())))
     }
 
-    /// The same of a client that came so long ago to another process, which may have told what it had gathered.
+    /// Does the same for a client that another process accepted `age` ago; `told` is what that process had
+    /// collected.
     pub(super) fn trace_again(
         &self,
         (client, came_to): (Peers, u16),
@@ -40,7 +41,7 @@ impl<P: Readiness> Worker<P> {
         Some(trace)
     }
 
-    /// The first byte of the channel has reached its client.
+    /// The channel's first byte has reached its client.
     pub(super) fn first_byte(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some(trace) = connection.trace() else { return };
@@ -64,7 +65,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// What is to be told of a connection that goes on, if it is time for that.
+    /// The record of an open connection, if one is due.
     pub(super) fn open_record(&self, connection: &Connection, due: &AccessDue) -> Option<AccessRecord> {
         let trace = connection.rare.as_ref()?.trace.as_deref().filter(|trace| due.is_due(trace.began_at))?;
         let mut record = self.record(connection, trace.clone(), AccessMoment::Open, self.lasted(connection));
@@ -72,14 +73,14 @@ impl<P: Readiness> Worker<P> {
         Some(record)
     }
 
-    /// Of a client that is still in line.
+    /// Adds the time that a client has waited so far, if it still waits.
     fn add_wait(&self, connection: &Connection, record: &mut AccessRecord) {
         if let Stage::Waiting(waiting) = &connection.stage {
             record.trace.queued = Some(waiting.place.so_far(self.now));
         }
     }
 
-    /// A connection is over: its descriptors go first, so that what is told of it makes nobody wait.
+    /// Logs the end of a connection. Its descriptors are closed first, so that logging delays nobody.
     pub(super) fn log_end(&self, mut connection: Connection, how: End, lasted: Duration) {
         if let Some(access) = &self.shared.options.access
             && access.moments().end
@@ -92,7 +93,7 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// A client was not let in.
+    /// Logs a client that was not let in.
     pub(super) fn log_refusal(&self, service: &Guest, id: u64, client: Peers, how: End) {
         if let Some(access) = &self.shared.options.access
             && access.moments().end
@@ -112,12 +113,13 @@ impl<P: Readiness> Worker<P> {
         }
     }
 
-    /// Since a connection was accepted, to the millisecond.
+    /// The time since a connection was accepted, in whole milliseconds.
     pub(super) fn age(&self, connection: &Connection) -> Duration {
         Duration::from_millis(millis(self.shared.clock.now()).saturating_sub(connection.accepted_at))
     }
 
-    /// How long a connection has lasted: to the millisecond, or as exactly as the access log tells it. Metrics count the same.
+    /// How long a connection has lasted, in whole milliseconds, or as exactly as the access log reports it.
+    /// Metrics use the same value.
     pub(super) fn lasted(&self, connection: &Connection) -> Duration {
         match connection.rare.as_ref().and_then(|rare| rare.trace.as_deref()) {
             Some(trace) => self.shared.clock.now().saturating_sub(trace.began_at),
@@ -154,7 +156,7 @@ impl<P: Readiness> Worker<P> {
     }
 }
 
-/// What is told to the process that has the connection next.
+/// What is sent to the process that has the connection next.
 pub(super) fn told(trace: &ConnectionTrace) -> TraceRecord {
     let failed = trace.failed.iter().map(|one| FailedAttemptRecord {
         group: one.channel.group.index(),

@@ -1,6 +1,6 @@
-//! A worker's connections, told to whoever asks.
+//! Reports a worker's connections to operators.
 //!
-//! Knows: ages, bytes, where each connection stands. Never: who asks, how it is printed.
+//! Knows: ages, bytes, the stage of each connection. Never: who asks, how it is printed.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::sys::poller::Readiness;
 use crate::sys::socket;
 use crate::wire::relay::Side;
 
-/// So many places for connections are looked at in one go: the kernel is asked about each, and clients wait meanwhile.
+/// How many places for connections are read at a time: the kernel is asked about each, and clients wait
+/// meanwhile.
 const AT_ONCE: usize = 256;
 
 impl<P: Readiness> Worker<P> {
-    /// Connections of a service, or those of one channel, from this place on. A connection keeps its place.
+    /// Connections of a service, or of one channel, from this place on. A connection keeps its place.
     pub(super) fn sessions(
         &self,
         service: ServiceId,
@@ -32,7 +33,7 @@ impl<P: Readiness> Worker<P> {
         })
     }
 
-    /// What the access log is to tell of those of all services that go on, from this place on.
+    /// Access log records of open connections of all services that are due, from this place on.
     pub(super) fn records(&self, due: &AccessDue, from: usize) -> Page<AccessRecord> {
         self.page(from, |connection| self.open_record(connection, due))
     }
@@ -59,7 +60,7 @@ impl<P: Readiness> Worker<P> {
                 }
             },
             lasted,
-            // Not the worker's own time, which stands still while the process does.
+            // Not the worker's own time, which stands still while the process is stopped.
             ended_at: self.shared.clock.now(),
             delivered: connection.delivered,
         };

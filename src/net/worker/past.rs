@@ -1,4 +1,4 @@
-//! The last connections of a worker that have ended, so that somebody can ask afterwards why.
+//! The last connections of a worker that have ended, so that an operator can ask afterwards why.
 //!
 //! Knows: how many are kept. Never: who asks.
 
@@ -11,25 +11,27 @@ use crate::sched::{Announced, ChannelKey, End, EndedSnapshot, Peers};
 use crate::spec::{ClientSource, LocalPeer};
 use crate::wire::relay::Side;
 
-/// So many of one service that ended alike. An end that is rare is not driven out by those that are not.
+/// How many connections of a service with the same end are kept, so that frequent ends do not displace rare
+/// ones.
 const KEPT: usize = 32;
-/// So many kinds, of all services together: those of services that are gone make room.
+/// Maximum number of combinations of service and end. The oldest ones, such as those of removed services,
+/// make room.
 const MOST_KINDS: usize = 1_024;
 
-/// What is remembered of one.
+/// What is remembered about a connection.
 pub(super) struct Past {
     pub(super) id: u64,
     pub(super) client: ClientAddress,
-    /// Whom that one had announced.
+    /// The client that it announced.
     pub(super) claimed: Option<Announced>,
     pub(super) channel: Option<ChannelKey>,
     pub(super) lasted: Duration,
-    /// By the clock of the process.
+    /// By the process's clock.
     pub(super) ended_at: Duration,
     pub(super) delivered: [u64; 2],
 }
 
-/// Of each service and each way to end, the last ones.
+/// The last connections by service and end.
 #[derive(Default)]
 pub(super) struct PastConnections(BTreeMap<(ServiceId, End), VecDeque<Past>>);
 
@@ -66,7 +68,7 @@ impl PastConnections {
     }
 }
 
-/// A client's address in little room: each connection has one.
+/// A client's address in little memory, since each connection has one.
 #[derive(Clone, Copy)]
 pub(super) struct ClientAddress {
     ip: [u8; 16],
@@ -83,7 +85,8 @@ impl From<SocketAddr> for ClientAddress {
     }
 }
 
-/// How the address begins that stands for a client by a Unix socket, which has no port. Nobody over TCP has one like that.
+/// The first bytes of an address that stands for a client on a Unix socket; its port is 0. No TCP client has
+/// such an address.
 const LOCAL: [u8; 4] = [0xff, 0x0f, b'u', b'x'];
 
 impl From<LocalPeer> for ClientAddress {

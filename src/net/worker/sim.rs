@@ -1,10 +1,13 @@
-//! A simulator of the worker: its real code and real sockets, with a poller and a clock that somebody decides on.
+//! A simulator of the worker: its real code and real sockets, with a poller and a clock that the simulator
+//! controls.
 //!
-//! A history is: one to three workers, services with channels of every fate, clients, servers and operators. In between
-//! the news of the kernel comes late, in any order, in part, twice, after a pause; something panics, or a system call
-//! fails. All of it from one seed. After each round of a worker, at every rest and in the end, the oracle looks.
+//! A history has one to three workers, services with channels of every fate, clients, servers and operators.
+//! In between, the kernel's events come late, in any order, in part, twice, or after a pause; something
+//! panics, or a system call fails. Everything follows from one seed. After each round of a worker, whenever
+//! all workers sleep, and at the end, the oracle checks.
 //!
-//! `BALANCE_SEED=n` replays one history, `BALANCE_HISTORIES=n` runs so many. One that breaks a promise is told.
+//! `BALANCE_SEED=n` replays one history, `BALANCE_HISTORIES=n` runs n of them. A history that breaks a
+//! promise is printed.
 
 // Tests talk through the test runner, which captures what they print.
 #![allow(clippy::print_stdout)]
@@ -23,25 +26,25 @@ use self::oracle::{Kind, Violation};
 use self::world::World;
 use crate::net::planted::Bug;
 
-/// In the test command.
+/// Number of histories in the test command.
 const HISTORIES: u64 = 150;
-/// In which a planted bug must show.
+/// Number of histories within which a planted bug must show.
 const HISTORIES_PER_BUG: u64 = 300;
 
-/// What is wrong with the workers.
+/// The planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plant {
     Nothing,
-    /// News of a socket that was closed meets the next one in its place.
+    /// An event of a closed socket is reported for the next one in its place.
     ForgetsGenerations,
-    /// Deadlines are believed before all news was heard.
+    /// Deadlines are acted on before all events were seen.
     BelievesDeadlines,
-    /// One in the code.
+    /// A bug in the code.
     Bug(Bug),
 }
 
 impl Plant {
-    /// Can it show where clients leave?
+    /// Can it show in histories in which clients leave?
     fn is_of_leaving(self) -> bool {
         matches!(self, Self::Nothing | Self::Bug(Bug::StaysWatched))
     }
@@ -49,14 +52,14 @@ impl Plant {
     fn bug(self) -> Option<Bug> {
         match self {
             Self::Bug(bug) => Some(bug),
-            // With both it was a bug; each by itself does no harm.
+            // Only both together are a bug; each alone does no harm.
             Self::ForgetsGenerations => Some(Bug::BelievesNews),
             Self::Nothing | Self::BelievesDeadlines => None,
         }
     }
 }
 
-/// What histories came to.
+/// The totals of all histories.
 #[derive(Debug, Default, Clone, Copy)]
 struct Stats {
     clients: u64,
@@ -70,7 +73,7 @@ struct Stats {
     pauses: u64,
     mishaps: u64,
     carried: u64,
-    /// Attempts that another one has outrun.
+    /// Attempts that lost a race.
     outrun: u64,
 }
 
@@ -141,12 +144,12 @@ fn workers_keep_their_promises_whatever_comes_in_between() {
     let count = seeds.end - seeds.start;
     let mut stats = Stats::default();
     for seed in seeds {
-        // Written down from the start: it may go another way the next time.
+        // Recorded from the start, since the history may go another way the next time.
         match run(seed, Plant::Nothing, true) {
             Ok(more) => stats.add(more),
             Err(Failure { violation: Violation { kind, what }, trace }) => {
-                // A kernel that is busy may be late, and then a history goes another way the next time. That is said, and
-                // excuses nothing: workers keep their promises with a late kernel, too.
+                // A busy kernel may be late, and then a history goes another way the next time. That is
+                // reported, but is no excuse: workers keep their promises with a late kernel, too.
                 let again = (0..3).filter(|_| run(seed, Plant::Nothing, false).is_err()).count();
                 panic!(
                     "{kind:?}: {what}\n{}\nBALANCE_SEED={seed} replays it, and {again} times of 3 it happened again",

@@ -1,6 +1,6 @@
-//! A session that somebody wants to see.
+//! Starts a tap of a session.
 //!
-//! Knows: how a session stands when its tap begins. Never: who looks, how it is shown.
+//! Knows: the state of a session when its tap begins. Never: who reads, how it is shown.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use crate::sys::socket;
 use crate::wire::relay::Side;
 
 impl<P: Readiness> Worker<P> {
-    /// Shows a session's bytes from now on. `None` = it is not here.
+    /// Starts a tap of a session's bytes. `None` if it is not here.
     pub(super) fn tap(&mut self, service: ServiceId, id: u64, source: TapSource) -> Option<TapStart> {
         let is_meant = |connection: &Connection| connection.service.id == service && connection.id == id;
         let (key, connection) = self.connections.iter().find(|(_, connection)| is_meant(connection))?;
@@ -22,14 +22,14 @@ impl<P: Readiness> Worker<P> {
             Stage::Dialing(dial) => dial.channel().map(|channel| (channel, None)),
             Stage::Greeting(_) | Stage::Greeted | Stage::Waiting(_) | Stage::Over => None,
         };
-        // What is held was read already; what came before the relay began is told of when it begins.
+        // Held bytes were read already; bytes that came before the relay began are reported when it begins.
         let before =
             |from: Side| connection.delivered[from.peer() as usize] + connection.relay.told_from(from) as u64;
         let local = || socket::local(&connection.client).map(Address::from);
         let start = TapStart {
             at: SystemTime::now(),
             client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
-            // A Unix socket has had another name at first, and knows no other.
+            // A Unix socket's own name may differ from its final one, and the kernel knows only the first.
             service: connection.service.dialer.circle.unix().map(Address::Unix).or_else(local),
             channel,
             sent_bytes: before(Side::Client),

@@ -1,6 +1,6 @@
-//! A client of which something has to be heard first, and what a proxy has said of one.
+//! A client whose greeting is not complete, and what a proxy has said about one.
 //!
-//! Knows: what is kept of it, and how that travels to another process. Never: the worker, sockets.
+//! Knows: what is kept of it, and how that gets to another process. Never: the worker, sockets.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::net::service::{Hearing, Service};
 use crate::sched::{Announced, BadGreeting};
 use crate::wire::greeting::{GreetingError, GreetingReader, Introduced, Wants};
 
-/// A client that has not said all that it has to say first.
+/// A client whose greeting is not complete.
 pub(super) struct Unheard {
     pub(super) reader: GreetingReader,
-    /// Until when it has to have said it, in ms of the worker's clock.
+    /// When the greeting times out, in ms of the worker's clock.
     pub(super) until: u64,
-    /// What its service has for what is kept of it.
+    /// Counts its bytes at its service.
     pub(super) hearing: Hearing,
 }
 
@@ -26,11 +26,11 @@ impl Unheard {
     }
 }
 
-/// What a proxy has said of its client.
+/// What a proxy has said about its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SaidByProxy {
     pub(super) claim: Option<Announced>,
-    /// As they came, without the checksum.
+    /// The TLVs as they came, without the checksum.
     pub(super) tlvs: Box<[u8]>,
 }
 

@@ -1,6 +1,7 @@
-//! Services whose refused clients were counted and not told yet, and when it is time for that.
+//! Services with refused clients that were counted but not logged yet, and when to log them.
 //!
-//! Knows: a time for each service, who was refused last. Never: how many were (that is the service's), clocks, the log.
+//! Knows: a time for each service, which client was refused last. Never: how many there were (the service
+//! knows), clocks, the log.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,17 +10,17 @@ use crate::net::service::{REFUSALS_TOLD_MS, Service, ServiceId};
 use crate::sched::End;
 use crate::spec::ClientSource;
 
-/// A service with something to tell.
+/// A service with refusals to log.
 #[derive(Debug)]
 pub(super) struct UntoldRefusals {
     pub(super) service: Arc<Service>,
-    /// The last of them ...
+    /// The last refused client ...
     pub(super) last: ClientSource,
-    /// ... and why.
+    /// ... and why it was refused.
     pub(super) reason: End,
 }
 
-/// All of a worker, the one whose time comes first at the head.
+/// All such services of a worker, the one whose time comes first at the front.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
     all: BTreeMap<ServiceId, UntoldRefusals>,
@@ -27,7 +28,8 @@ pub(super) struct Untold {
 }
 
 impl Untold {
-    /// One was refused and not told. It is told, with those that come until then, a minute after the first of them.
+    /// Notes a refused client that was not logged. It is logged a minute after the first of them, together
+    /// with those that come until then.
     pub(super) fn add(&mut self, service: &Arc<Service>, last: ClientSource, reason: End, now: u64) {
         match self.all.get_mut(&service.id) {
             Some(refusals) => (refusals.last, refusals.reason) = (last, reason),
@@ -43,7 +45,7 @@ impl Untold {
         self.due.front().map(|&(at, _)| at)
     }
 
-    /// One whose time has come.
+    /// Takes one whose time has come.
     pub(super) fn take(&mut self, now: u64) -> Option<UntoldRefusals> {
         self.next().filter(|&at| at <= now)?;
         let (_, service) = self.due.pop_front()?;

@@ -1,4 +1,4 @@
-//! What must hold, after each round and in the end.
+//! What must be true after each round and at the end.
 //!
 //! Knows: what workers promise. Never: how they keep it.
 
@@ -16,36 +16,36 @@ use crate::sched::{BadGreeting, ChannelKey, End, GroupId, Loss, OwnFault, Rule};
 use crate::sys::poller::{Kind as Watched, Token};
 use crate::wire::relay::Side;
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// Bytes arrive that were not sent so.
+    /// Bytes arrive that were not sent like that.
     Bytes,
-    /// An end says that all is there, and it is not.
+    /// A clean end although bytes are missing.
     CleanEnd,
-    /// Something is counted that is not there, or not counted that is.
+    /// A count is wrong.
     Counts,
-    /// A deadline was acted on before what had happened until then was heard.
+    /// A deadline was acted on before all earlier events were seen.
     Cut,
-    /// Somebody waits for what is there.
+    /// A client waits for something that is available.
     LostWakeUp,
-    /// A message was not obeyed.
+    /// A message was not handled.
     Message,
-    /// A connection ends for no reason.
+    /// A connection ends without a reason.
     Needless,
-    /// More is lost by a panic than the connection it happened in.
+    /// A panic loses more than the connection that it happened in.
     Panic,
-    /// A client is said to be connected where nobody listens.
+    /// A client counts as connected where nobody listens.
     RefusingPort,
     /// A client is where it may not be.
     Place,
-    /// Rounds and rounds, and nothing comes of it.
+    /// Many rounds without any progress.
     Spin,
     /// It does not come to an end.
     Stuck,
     /// A connection ends twice.
     Twice,
-    /// A socket is watched that is nobody's any more.
+    /// A socket is watched that no worker has any more.
     Watch,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Violation {
 }
 
 impl World {
-    /// What a worker has told in its round.
+    /// Checks what a worker has logged in its round.
     pub(super) fn after_round(&mut self, seat: usize) {
         for event in self.log.take() {
             self.trace(|_| format!("  {event}"));
@@ -81,7 +81,7 @@ impl World {
                 Event::MovedOn { client, .. } => {
                     let Some(id) = client_at(client.client().key()) else { continue };
                     self.clients[id as usize].has_moved_on = true;
-                    // Whoever is connected can be connected again then.
+                    // A client that was connected can be connected again after that.
                     if !std::mem::take(&mut self.clients[id as usize].was_opened) {
                         self.violate(Kind::Twice, || format!("client {id} leaves what it had not"));
                     }
@@ -102,7 +102,7 @@ impl World {
                     let is_living = self.services.iter().any(|served| {
                         served.channels.iter().any(|it| it.address() == address && it.fate == Fate::Living)
                     });
-                    // One of the errors that are let happen here is no answer of anybody's.
+                    // An injected error is nobody's answer.
                     let is_ours = self.is_troubled && cause.contains(&Errno::IO.to_string());
                     if is_living && !is_ours {
                         self.violate(Kind::Cut, || format!("{address} has answered, and yet: {cause}"));
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    /// A client is connected: may it be, and there?
+    /// Checks whether a client may be connected, and to this channel.
     fn check_place(&mut self, id: u32, channel: ChannelKey) {
         let client = &self.clients[id as usize];
         let served = &self.services[client.service];
@@ -151,14 +151,14 @@ impl World {
         }
     }
 
-    /// Can it be that nobody waits for what a client asks for any more?
+    /// May the worker have stopped waiting for what the client asks for?
     fn can_be_given_up(&self, id: usize) -> bool {
         let client = &self.clients[id];
         let patience = self.services[client.service].service.options().greeting_timeout;
         client.peer.is_shut || client.peer.fled || self.now - client.came_at >= patience.as_micros() as u64
     }
 
-    /// A client's connection has ended.
+    /// Checks the end of a client's connection.
     fn ended(&mut self, seat: usize, id: usize, how: End) {
         let client = &self.clients[id];
         let host = client.server.map(|server| &self.hosts[server]);
@@ -197,7 +197,7 @@ impl World {
             End::ClientClosed | End::ChannelClosed => false,
             End::ClientReset => !client_fled && !is_troubled,
             End::ChannelReset => !host_fled && !is_troubled,
-            // Half-closed and quiet for too long has this name, whichever of the two limits it was.
+            // Half-closed and idle too long has this name, whichever of the two timeouts it was.
             End::Idle | End::HalfClosed => options.idle_timeout.is_none(),
             End::Lifetime => true,
             End::Kicked | End::Closed | End::ChannelDown | End::Removed | End::AddressRemoved => !was_kicked,
@@ -206,7 +206,7 @@ impl World {
             End::Refused(Rule::ClientRate) => true,
             End::ShutDown => !self.was_shut_down,
             End::Ours(_) | End::Lost(Loss::Ours) => !is_troubled,
-            // Who has left the one that always takes clients does not come back to it.
+            // A client that has left the channel which always accepts does not come back to it.
             End::Lost(Loss::NoChannel(_) | Loss::QueueFull) => {
                 always_one && !is_troubled && !was_kicked && !has_moved_on
             }
@@ -248,7 +248,7 @@ impl World {
         }
     }
 
-    /// All workers sleep, and everything that has happened has been told.
+    /// Checks the state when all workers sleep and every event has been reported.
     pub(super) fn check_rest(&mut self) {
         for at in 0..self.services.len() {
             let table = self.services[at].service.dialer.table.clone();
@@ -266,7 +266,7 @@ impl World {
         }
     }
 
-    /// Everything is over.
+    /// Checks the state at the end.
     pub(super) fn check_end(&mut self) {
         self.hear_answers(true);
         let mut wrong = Vec::new();
@@ -330,14 +330,14 @@ impl World {
         }
     }
 
-    /// What a client and its server have got in the end.
+    /// Checks what a client and its server have received at the end.
     fn check_client(&mut self, id: usize) {
         let client = &self.clients[id];
         let host = client.server.map(|server| &self.hosts[server].peer);
         let peer = &client.peer;
         let (client_sent, host_sent) = match client.at_end {
             Some([client_sent, host_sent]) => (client_sent, host_sent),
-            // A panic took the word of its end with it: nobody knows what both had sent by then.
+            // A panic lost the report of its end: what both had sent by then is unknown.
             None if self.panics > 0 => (0, 0),
             None => (peer.sent, host.map_or(0, |host| host.sent)),
         };
@@ -364,7 +364,7 @@ impl World {
         }
     }
 
-    /// All services have stopped.
+    /// Checks that all services have stopped.
     pub(super) fn check_drained(&mut self) {
         let drained = self.drained.load(Ordering::SeqCst);
         if drained != 1 {

@@ -1,6 +1,7 @@
-//! The programs at both ends: clients and servers on real sockets that keep account of every byte.
+//! The programs at both ends: clients and servers on real sockets that account for every byte.
 //!
-//! Knows: what each sends, what it must get, how its connection ended for it. Never: the worker between them.
+//! Knows: what each sends, what it must receive, how its connection ended for it. Never: the worker between
+//! them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -11,13 +12,13 @@ use socket2::{Domain, SockRef, Socket, Type};
 use super::random::{Stream, mix};
 use crate::wire::proxy::decode::{Decoded, decode};
 
-/// What a client says first: its number, and how many bytes it wants.
+/// Length of what a client sends first: its number, and how many bytes it wants.
 pub(super) const HEADER: u64 = 8;
 
-/// How a direction ended for who reads it.
+/// How a direction ended for its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// It goes on.
+    /// It has not ended.
     Nothing,
     /// With an end.
     End,
@@ -25,7 +26,7 @@ pub(super) enum Heard {
     Reset,
 }
 
-/// What a proxy says of client number `id`: now in one version, now in the other.
+/// The PROXY header for client number `id`, in one version or the other.
 fn preface(id: u32) -> Vec<u8> {
     let client = address_of(id);
     if id.is_multiple_of(2) {
@@ -38,7 +39,7 @@ fn preface(id: u32) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &addresses, &rest].concat()
 }
 
-/// What a client says first that asks for something.
+/// The first bytes of a client that asks for something.
 const ASKS: &[u8] = b"SSH-";
 
 /// Does client number `id` ask for something, where that matters?
@@ -46,10 +47,10 @@ pub(super) fn asks(id: u32) -> bool {
     !id.is_multiple_of(3)
 }
 
-/// What a server gets before all that is counted.
+/// What a server receives before the bytes that are counted.
 #[derive(Debug)]
 struct Front {
-    /// A header that says who the client is has yet to come.
+    /// A PROXY header has yet to come.
     awaits_header: bool,
     bytes: Vec<u8>,
 }
@@ -60,28 +61,28 @@ pub(super) struct Peer {
     socket: Option<TcpStream>,
     sends: Stream,
     gets: Stream,
-    /// What comes before all that is counted, and how much of it was written.
+    /// What is sent before the bytes that are counted, and how much of it was written.
     preface: Vec<u8>,
     prefaced: usize,
     header: Vec<u8>,
     front: Option<Front>,
-    /// Who the client is, by that header.
+    /// The client's address in that header.
     announced: Option<SocketAddr>,
-    /// Written so far, the header included.
+    /// Bytes written so far, including the header.
     pub(super) sent: u64,
     pub(super) got: u64,
-    /// Has ended its direction.
+    /// It has ended its direction.
     pub(super) is_shut: bool,
     pub(super) heard: Heard,
-    /// Has closed before it heard an end, or with a reset.
+    /// It has closed before it saw an end, or with a reset.
     pub(super) fled: bool,
-    /// The first byte that was not as it was sent.
+    /// Position of the first wrong byte.
     pub(super) wrong_at: Option<u64>,
 }
 
 impl Peer {
     fn new(socket: TcpStream, sends: u64, gets: u64) -> Self {
-        // What is sent has arrived: nothing waits for an acknowledgement, which takes real time.
+        // So everything sent has arrived: nothing waits for an acknowledgement, which takes real time.
         let _ = socket.set_nodelay(true);
         Self {
             socket: Some(socket),
@@ -101,8 +102,8 @@ impl Peer {
         }
     }
 
-    /// Client number `id` of the simulation `key`, with an address that tells which one it is. It wants so many bytes.
-    /// `proxied`: it comes by a proxy that says so. `routed`: it may ask for something.
+    /// Client number `id` of the simulation `key`, with an address that identifies it. It wants `wants`
+    /// bytes. `proxied`: it sends a PROXY header. `routed`: it may ask for something.
     pub(super) fn connect(
         to: SocketAddr,
         key: u64,
@@ -115,7 +116,7 @@ impl Peer {
         socket.set_nonblocking(true)?;
         match socket.connect(&to.into()) {
             Ok(()) => {}
-            // On loopback it stands, or was refused, when the call comes back.
+            // On loopback it is established or refused when the call returns.
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
             Err(e) => return Err(e),
         }
@@ -130,7 +131,8 @@ impl Peer {
         Ok(peer)
     }
 
-    /// The server's end of a connection, of a client that has yet to say who it is. `proxied`: and of whom a header says it first.
+    /// The server's end of a connection whose client has not identified itself yet. `proxied`: a PROXY header
+    /// comes first.
     pub(super) fn accepted(socket: OwnedFd, proxied: bool) -> Self {
         let socket = TcpStream::from(socket);
         let _ = socket.set_nonblocking(true);
@@ -138,7 +140,7 @@ impl Peer {
         Self { front, ..Self::new(socket, 0, 0) }
     }
 
-    /// Takes off what comes before all that is counted. `None`: it has not come as a whole, or is wrong.
+    /// Removes what comes before the bytes that are counted. `None`: it is incomplete or wrong.
     fn past_front(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let Some(front) = &mut self.front else { return Some(bytes.to_vec()) };
         front.bytes.extend_from_slice(bytes);
@@ -149,7 +151,7 @@ impl Peer {
                     front.bytes.drain(..length);
                     front.awaits_header = false;
                     self.announced = header.addresses.map(|[client, _]| client);
-                    // It is never for nobody.
+                    // The header always has a client.
                     if self.announced.is_none() {
                         self.wrong_at.get_or_insert(0);
                     }
@@ -173,7 +175,7 @@ impl Peer {
         self.socket.is_some()
     }
 
-    /// Sends up to so many bytes; how many were taken.
+    /// Sends at most `most` bytes; returns how many were taken.
     pub(super) fn send(&mut self, most: u64) -> u64 {
         if self.prefaced < self.preface.len() {
             let Some(mut socket) = self.socket.as_ref() else { return 0 };
@@ -214,7 +216,8 @@ impl Peer {
         self.sent - before
     }
 
-    /// Reads up to so many bytes; how many came. `greets` is told who the client is and what it wants, once.
+    /// Reads at most `most` bytes; returns how many came. With `greets`, also returns the client's number and
+    /// what it wants, once.
     pub(super) fn receive(&mut self, most: usize, greets: Option<u64>) -> (usize, Option<(u32, u32)>) {
         let mut buffer = vec![0; most];
         let Some(mut socket) = self.socket.as_ref() else { return (0, None) };
@@ -285,7 +288,7 @@ impl Peer {
         }
     }
 
-    /// Closes, which is a reset if there is anything left to read.
+    /// Closes the socket, which is a reset if anything is left to read.
     pub(super) fn close(&mut self) {
         self.fled |= self.heard == Heard::Nothing && self.socket.is_some();
         self.socket = None;
@@ -299,13 +302,13 @@ impl Peer {
     }
 }
 
-/// The address that a client comes from.
+/// The address from which a client connects.
 pub(super) fn address_of(id: u32) -> Ipv4Addr {
     let [_, _, high, low] = id.to_be_bytes();
     Ipv4Addr::new(127, 7, high, low)
 }
 
-/// Which client comes from an address.
+/// The client that connects from an address.
 pub(super) fn client_at(address: std::net::IpAddr) -> Option<u32> {
     match address {
         std::net::IpAddr::V4(v4) => match v4.octets() {

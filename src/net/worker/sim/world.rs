@@ -1,6 +1,7 @@
-//! Everything around the workers: clients, servers, operators, the clock, and what may come in between.
+//! Everything around the workers: clients, servers, operators, the clock, and what may happen in between.
 //!
-//! Knows: what each client and each server is about, which messages were sent. Never: what is right (that is the oracle's).
+//! Knows: the state of each client and each server, which messages were sent. Never: what is right (the
+//! oracle knows).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -37,25 +38,25 @@ use crate::sys::poller::{Kind as Watched, Readiness, Seen, Token};
 use crate::sys::trouble::{self, FaultPoint, Mishap};
 use crate::wire::relay::Side;
 
-/// A worker, and what its thread is about.
+/// A worker and the state of its thread.
 pub(super) struct Seat {
     pub(super) worker: Worker<Dealer>,
-    /// It sleeps in this one.
+    /// The look in which it sleeps.
     look: Look,
     /// When it wakes by itself, in µs.
     wakes_at: Option<u64>,
 }
 
-/// What becomes of those who connect to a channel.
+/// How a channel treats connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// They are always let in.
+    /// It always accepts.
     Living,
-    /// They are always refused.
+    /// It always refuses.
     Dead,
-    /// They are let in at times.
+    /// It accepts at times.
     Moody,
-    /// They hear nothing.
+    /// It never answers.
     Silent,
 }
 
@@ -65,9 +66,9 @@ pub(super) struct Channel {
     pub(super) maxc: Option<NonZeroU32>,
     listener: Listener,
     listens: bool,
-    /// Its clients are announced to it.
+    /// Its clients get a PROXY header.
     is_proxied: bool,
-    /// An operator has meddled with it.
+    /// An operator has changed it.
     pub(super) was_touched: bool,
 }
 
@@ -77,7 +78,7 @@ impl Channel {
     }
 }
 
-/// The listener as the thread that minds it has it.
+/// The listener as the health thread sees it.
 enum Door {
     Open,
     Emptying(Vec<Receiver<()>>),
@@ -94,23 +95,23 @@ pub(super) struct Served {
     pub(super) was_shut: bool,
     pub(super) was_kicked: bool,
     pub(super) routing: Routing,
-    /// So many connections the clients may have, all of them together.
+    /// Maximum number of connections of all clients together.
     pub(super) client_max: Option<NonZeroU32>,
-    /// The clients that operators deny, and those that were denied when they came.
+    /// The clients that operators deny, and those that were denied when they connected.
     denied: BTreeSet<u32>,
     pub(super) came_denied: BTreeSet<u32>,
-    /// Those that were denied at any time.
+    /// The clients that were denied at any time.
     pub(super) ever_denied: BTreeSet<u32>,
 }
 
-/// Where clients go that ask for something: group 0 is for them.
+/// Which groups serve clients that ask for something: group 0 does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Routing {
-    /// All groups are for everybody.
+    /// All groups serve everyone.
     None,
-    /// Group 1 is for all others.
+    /// Group 1 serves all others.
     Shared,
-    /// There is nothing for others.
+    /// No group serves the others.
     Strict,
 }
 
@@ -118,14 +119,14 @@ pub(super) struct Client {
     pub(super) peer: Peer,
     pub(super) service: usize,
     to_send: u64,
-    /// Sends a little all the time: every so many µs.
+    /// It sends a little all the time, at this interval in µs.
     pub(super) steady: Option<u64>,
     next_send: u64,
     pub(super) came_at: u64,
     /// The server's end.
     pub(super) server: Option<usize>,
     pub(super) was_opened: bool,
-    /// Its server has closed at once, and it went on to another one.
+    /// Its server closed at once, and it moved to another one.
     pub(super) has_moved_on: bool,
     pub(super) end: Option<End>,
     /// What both had sent when the connection ended.
@@ -179,12 +180,12 @@ pub(super) struct World {
     pub(super) stats: Stats,
     is_traced: bool,
     trace: Vec<String>,
-    /// Everybody comes to an end.
+    /// Everything is being ended.
     pub(super) is_winding_down: bool,
     pub(super) was_shut_down: bool,
 }
 
-/// What groups are for.
+/// The sections for a routing.
 fn sections(routing: Routing) -> Vec<Section> {
     let first = Section { group: 0, asked: vec![RouteName::Ssh] };
     let others = Section { group: 1, asked: vec![RouteName::Else] };
@@ -201,9 +202,9 @@ thread_local! {
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
-/// News is held back for so long at most.
+/// Maximum time for which an event is held back.
 const HELD: u64 = 50 * MS;
-/// News of a channel that says nothing comes so late.
+/// The delay of events of a channel that never answers.
 const NEVER: u64 = 1 << 60;
 const CLIENTS: usize = 14;
 const IDLE: Duration = Duration::from_secs(2);
@@ -232,7 +233,7 @@ impl World {
             desks.push(Desk::new(dealer.waker(Token::WAKER).expect("a descriptor")));
             dealers.push(dealer);
         }
-        // What is left of the limit when the reserve is taken off.
+        // What the reserve leaves of the limit.
         let places = if random.chance(250) { random.up_to(4) } else { 100 };
         let options = Options {
             workers,
@@ -312,7 +313,7 @@ impl World {
         }
     }
 
-    /// A new service, open at all workers.
+    /// Opens a new service at all workers.
     fn serve(&mut self) {
         let random = &mut self.random;
         let health = HealthRules { eject: random.chance(700), ..HealthRules::NONE };
@@ -328,7 +329,7 @@ impl World {
         };
         let groups = if routing == Routing::Shared { 2 } else { 1 };
         for number in 0..random.up_to(4).max(groups) {
-            // The first two have one each, where there are two.
+            // The first two channels get a group each, if there are two groups.
             let group = match (groups, number) {
                 (1, _) | (_, 0) => GroupId::FIRST,
                 (_, 1) => GroupId::new(1).expect("there are more"),
@@ -433,7 +434,7 @@ impl World {
         }
     }
 
-    /// Takes the answers that have come.
+    /// Takes the answers that have arrived.
     pub(super) fn hear_answers(&mut self, is_last: bool) {
         let mut missing = Vec::new();
         self.answers.retain(|(what, answer)| match answer.came() {
@@ -455,7 +456,7 @@ impl World {
 
     // What may happen.
 
-    /// Something happens somewhere.
+    /// Lets something happen somewhere.
     pub(super) fn act(&mut self) {
         match self.random.below(100) {
             0..12 => self.come(),
@@ -475,7 +476,7 @@ impl World {
         self.gather();
     }
 
-    /// A client comes.
+    /// A client connects.
     fn come(&mut self) {
         if self.clients.len() >= CLIENTS {
             return;
@@ -517,7 +518,7 @@ impl World {
         self.stats.clients += 1;
     }
 
-    /// A client is denied that may be there or yet to come, or let in again.
+    /// Denies a client that may be connected or not, or allows it again.
     fn deny(&mut self, at: usize) -> &'static str {
         let id = self.random.below(CLIENTS as u64) as u32;
         let net = IpNet::from(IpAddr::from(address_of(id)));
@@ -527,7 +528,7 @@ impl World {
         let service = served.service.id;
         if served.denied.remove(&id) {
             assert!(gate.undeny(net, now));
-            // It may not have been looked at yet.
+            // It may not have been checked yet.
             served.came_denied.remove(&id);
             return "undeny";
         }
@@ -623,7 +624,7 @@ impl World {
         }
     }
 
-    /// Servers take whoever has come.
+    /// Servers accept all connections that wait.
     fn welcome_hosts(&mut self) -> usize {
         let before = self.hosts.len();
         for served in &self.services {
@@ -640,7 +641,7 @@ impl World {
         came
     }
 
-    /// An operator types something.
+    /// An operator gives a command.
     fn operate(&mut self) {
         let at = self.random.below(self.services.len() as u64) as usize;
         let number = self.random.below(self.services[at].channels.len() as u64) as usize;
@@ -659,7 +660,7 @@ impl World {
                 let _ =
                     table.lock_at(Duration::from_micros(self.now)).set_state(key, AdminState::DisabledHard);
                 self.services[at].channels[number].was_touched = true;
-                // Whoever waited for it may have something else now.
+                // Clients that waited for it may have something else now.
                 self.shared.serve_line(&service);
                 self.ask_all("Close", |answer| Message::Close(id, key, End::Kicked, answer));
                 "disable hard"
@@ -723,14 +724,14 @@ impl World {
         self.services[at].door = Door::Opening(answered);
     }
 
-    /// What the thread that minds the doors does when it is answered.
+    /// What the health thread does when it gets an answer.
     fn mind_doors(&mut self) {
         for at in 0..self.services.len() {
             let id = self.services[at].service.id;
             let welcome = match &self.services[at].door {
                 Door::Open | Door::Shut => continue,
                 Door::Emptying(answers) => {
-                    // A receiver that was answered says afterwards that nobody is there.
+                    // A receiver that got its answer reports afterwards that the sender is gone.
                     let is_answered = answers.iter().all(|answer| answer.came().is_some());
                     if is_answered {
                         let (answer, answered) = sync_channel(1);
@@ -746,7 +747,7 @@ impl World {
                 },
                 Door::Opening(answer) => match answer.try_recv() {
                     Err(TryRecvError::Empty) => continue,
-                    // As the one who asks: again, later.
+                    // Like the health thread: try again later.
                     Err(TryRecvError::Disconnected) => {
                         self.open_door(at);
                         continue;
@@ -762,7 +763,7 @@ impl World {
         }
     }
 
-    /// A server goes, or comes again.
+    /// A server goes down or comes back.
     fn turn_moody(&mut self) {
         let at = self.random.below(self.services.len() as u64) as usize;
         let mut turned = None;
@@ -777,7 +778,7 @@ impl World {
         }
     }
 
-    /// The probes that are due are made.
+    /// Makes the probes that are due.
     fn mind_health(&mut self) {
         for at in 0..self.services.len() {
             let service = Arc::clone(&self.services[at].service);
@@ -797,7 +798,7 @@ impl World {
         }
     }
 
-    /// Clients leave, come back, or come from elsewhere.
+    /// Clients leave, come back, or come from another process.
     fn hand_over(&mut self) {
         let is_leaving = self.shared.leaving.load(Ordering::SeqCst);
         match self.random.below(10) {
@@ -826,7 +827,7 @@ impl World {
         }
     }
 
-    /// Nobody leaves after all.
+    /// No client leaves after all.
     fn stay(&mut self) {
         self.bring_back();
         self.shared.leaving.store(false, Ordering::SeqCst);
@@ -834,7 +835,8 @@ impl World {
         self.trace(|_| "doors are released".to_owned());
     }
 
-    /// Whoever is on the tray is gone on with, by the worker that had it or, as if it came from another process, by any.
+    /// Continues the clients on the tray, on the worker that had each or, as if it came from another process,
+    /// on any.
     fn bring_back(&mut self) {
         let parcels = std::mem::take(&mut *self.shared.tray());
         for mut parcel in parcels {
@@ -845,7 +847,7 @@ impl World {
                 desk = self.random.below(self.seats.len() as u64) as usize;
                 let mut guest = Guest::carried(&parcel.guest, parcel.guest.came_to(), &self.shared);
                 guest.sit_at(desk);
-                // As if they were sent: others than those that were open, of the same sockets.
+                // As if they were sent: other descriptors of the same sockets.
                 let another = |fd: &std::os::fd::OwnedFd| fd.try_clone().expect("a descriptor");
                 let (client, server) = (another(&parcel.client), parcel.server.as_ref().map(another));
                 parcel = Parcel { client, server, packed_at: None, guest, ..parcel };
@@ -880,7 +882,7 @@ impl World {
         self.trace(|_| format!("ahead: {what:?} at {spot:?} after {after}"));
         trouble::plan(spot, after, what);
         if spot == FaultPoint::Message {
-            // Others stand behind it.
+            // So that more messages follow it.
             self.operate();
             self.operate();
             self.operate();
@@ -906,7 +908,7 @@ impl World {
         }
     }
 
-    /// The kernel tells again what it has told.
+    /// The kernel reports events again.
     fn repeat_news(&mut self) {
         let seat = self.random.below(self.seats.len() as u64) as usize;
         let now = self.now;
@@ -924,7 +926,7 @@ impl World {
         self.advance_by(step);
     }
 
-    /// Time passes, and those who send all the time send.
+    /// Time passes, and steady clients send.
     pub(super) fn advance_by(&mut self, by: u64) {
         let until = self.now + by;
         while self.now < until {
@@ -940,7 +942,7 @@ impl World {
                 {
                     client.next_send = now + every;
                     if client.peer.is_open() && !client.peer.is_shut {
-                        // The first words are the header.
+                        // The first bytes are the header.
                         client.peer.send(if client.peer.sent < HEADER { HEADER } else { 1 });
                     }
                 }
@@ -951,7 +953,7 @@ impl World {
 
     // The workers.
 
-    /// News is put in line as it comes.
+    /// Queues events as they come.
     pub(super) fn gather(&mut self) {
         for seat in 0..self.seats.len() {
             let mut fresh = self.seats[seat].worker.poller.fresh().expect("it can be asked");
@@ -964,7 +966,7 @@ impl World {
         }
     }
 
-    /// How long news is held back, as on the way.
+    /// How long an event is held back.
     fn hold(&mut self, seat: usize, token: Token) -> u64 {
         if token.kind != Watched::Socket {
             return 0;
@@ -1000,7 +1002,7 @@ impl World {
         (0..self.seats.len()).filter(|&seat| self.is_awake(seat)).collect()
     }
 
-    /// One of the workers that can go on does so.
+    /// Runs one of the workers that can go on.
     pub(super) fn work(&mut self) {
         let awake = self.awake();
         if !awake.is_empty() {
@@ -1062,7 +1064,7 @@ impl World {
 
     // The end.
 
-    /// Everything that can be is on its way to its end.
+    /// Starts to end everything.
     pub(super) fn begin_to_end(&mut self) {
         self.is_winding_down = true;
         trouble::calm();
@@ -1090,7 +1092,7 @@ impl World {
         self.trace(|_| "to the end".to_owned());
     }
 
-    /// Both programs of every connection do what is left to do. Did anything move?
+    /// Both programs of every connection do what is left to do. `true` if anything moved.
     pub(super) fn finish_peers(&mut self) -> bool {
         let mut moved = self.welcome_hosts() > 0;
         for client in &mut self.clients {
@@ -1172,7 +1174,7 @@ impl World {
             }
             at_once = 0;
             let timers = self.seats.iter().filter_map(|seat| seat.wakes_at);
-            // Nobody waits for a channel that stays dead.
+            // Nobody waits for a channel that stays down.
             let is_over = self.shared.desks.iter().all(|desk| desk.load.get() == 0);
             let probes = self.services.iter().filter_map(|served| {
                 let next = served.service.dialer.table.lock().next_probe()?;
@@ -1200,7 +1202,7 @@ impl World {
         }
     }
 
-    /// Nobody new is let in, and the services stop.
+    /// Accepts no new clients; the services stop.
     pub(super) fn stop_listening(&mut self) {
         let ids: Vec<_> = self.services.iter().map(|served| served.service.id).collect();
         for id in ids {
@@ -1216,7 +1218,7 @@ impl World {
         self.trace(|_| "shut down".to_owned());
     }
 
-    /// All that was stopped is over.
+    /// Finishes everything that was stopped.
     pub(super) fn see_off(&mut self) {
         for served in &self.services {
             served.service.drain();
