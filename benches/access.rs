@@ -1,5 +1,5 @@
-//! What rules cost those who may come: a million networks, a million sources that may not, and one honest client that comes again and
-//! again.
+//! What access rules cost allowed clients: a million networks, a million sources that are refused, and one
+//! allowed client that connects again and again.
 //!
 //! `cargo bench --bench access` (two minutes), or `cargo bench --bench access -- NETWORKS SOURCES`
 
@@ -18,15 +18,15 @@ use balance::sched::{Gate, Lists, RuleSet, Ruling};
 use socket2::{Domain, Socket, Type};
 
 const BALANCE: &str = env!("CARGO_BIN_EXE_balance");
-/// Where strangers come from. All of them are refused.
+/// The networks of the strangers. All of them are refused.
 const STRANGERS: [u8; 2] = [128, 128];
-/// Strangers in a second, so that there is a core for the others.
+/// Strangers per second, so few that the others have a core.
 const PACE: u64 = 12_000;
-/// The honest client comes so often.
+/// The interval at which the allowed client connects.
 const EVERY: Duration = Duration::from_millis(1);
 
 fn main() -> io::Result<()> {
-    // Cargo says `--bench`, too.
+    // Cargo also passes `--bench`.
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let [networks, sources] = [0, 1].map(|at| numbers.get(at).copied().unwrap_or(1_000_000));
     let directory = std::env::temp_dir().join(format!("balance-access-{}", std::process::id()));
@@ -83,7 +83,7 @@ fn measure(directory: &Path, networks: u64, sources: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Lots.
+/// Random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -96,7 +96,7 @@ impl Dice {
     }
 }
 
-/// Half IPv4, half IPv6, none of them of this machine.
+/// Half IPv4, half IPv6; none contains an address of this machine.
 fn file(networks: u64) -> String {
     let (mut text, mut dice) = (String::new(), Dice(7));
     for number in 0..networks {
@@ -115,7 +115,7 @@ fn file(networks: u64) -> String {
     text
 }
 
-/// How long it takes to make rules, and to look one up.
+/// Measures how long it takes to build the rules, and to look up an address.
 fn look_up(text: &str) -> io::Result<()> {
     let begin = Instant::now();
     let nets =
@@ -147,13 +147,13 @@ fn look_up(text: &str) -> io::Result<()> {
     )
 }
 
-/// Says a byte to each.
+/// Sends a byte to each client.
 fn greet(server: &TcpListener) {
     server.incoming().flatten().for_each(|mut stream| _ = stream.write_all(b"h"));
 }
 
-/// How long an honest client waits for its first byte, at each of two instances in turn, while so many strangers come to some of
-/// them, and for so long at least.
+/// Measures how long an allowed client waits for its first byte, at each of two instances in turn, while
+/// strangers connect to some of them, and for at least the given time.
 fn honest(
     listen: [SocketAddr; 2],
     strangers: u64,
@@ -193,7 +193,7 @@ fn honest(
     Ok(times)
 }
 
-/// Comes from an address of its own, and reads until it is sent away.
+/// Connects from an address of its own, and reads until it is refused.
 fn stranger(dice: &mut Dice, listen: SocketAddr) {
     let [a, b, c, ..] = dice.roll().to_le_bytes();
     let from = SocketAddr::from(([127, STRANGERS[1] | a, b, c], 0));
@@ -207,7 +207,7 @@ fn stranger(dice: &mut Dice, listen: SocketAddr) {
     let _ = come();
 }
 
-/// The program being measured. It ends with this.
+/// The program being measured. Dropping this ends it.
 struct Running {
     child: Child,
     listen: SocketAddr,
@@ -235,7 +235,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Memory, in MiB.
+    /// Memory in MiB.
     fn resident(&self) -> io::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

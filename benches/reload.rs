@@ -1,5 +1,5 @@
-//! What a reload costs those who are served meanwhile: one service of many channels, clients that ask and new ones that come, a
-//! file that changes again and again.
+//! What a reload costs clients that are served meanwhile: one service with many channels, busy clients and
+//! new ones, and a file that changes again and again.
 //!
 //! `cargo bench --bench reload` (half a minute), or `cargo bench --bench reload -- CHANNELS RELOADS`
 
@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 
 const BALANCE: &str = env!("CARGO_BIN_EXE_balance");
 
-/// What every so many reloads the file says.
+/// What changes in the file.
 #[derive(Clone, Copy, PartialEq)]
 enum Change {
-    /// The same as before.
+    /// Nothing.
     Nothing,
-    /// A hundredth of the channels is another one.
+    /// A hundredth of the channels is replaced.
     Some,
-    /// Every channel has another weight.
+    /// Every channel gets another weight.
     All,
 }
 
@@ -39,7 +39,7 @@ impl Change {
 }
 
 fn main() -> io::Result<()> {
-    // Cargo says `--bench`, too.
+    // Cargo also passes `--bench`.
     let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
     let [channels, reloads] =
         [(0, 10_000), (1, 30)].map(|(at, usual)| numbers.get(at).copied().unwrap_or(usual));
@@ -109,7 +109,7 @@ fn row(name: &str, median: Duration, most: Duration, asked: Duration, came: Dura
     )
 }
 
-/// What clients wait at most while nothing happens.
+/// Measures how long clients wait at most while nothing happens.
 fn quiet(listen: SocketAddr, stop: &Arc<AtomicBool>) -> io::Result<()> {
     let clients = Clients::start(listen, stop);
     thread::sleep(Duration::from_secs(3));
@@ -118,11 +118,11 @@ fn quiet(listen: SocketAddr, stop: &Arc<AtomicBool>) -> io::Result<()> {
     row("(no reload)", Duration::ZERO, Duration::ZERO, asked, came)
 }
 
-/// Each channel is another address of this machine's loopback.
+/// Each channel has an address of its own on the loopback interface.
 fn text(channels: usize, port: u16, backend: u16, generation: usize, weight: usize) -> String {
     let mut text = format!("many: -b 127.0.0.1 {port}");
     for number in 0..channels {
-        // The first hundredth changes its place with each generation.
+        // The first hundredth moves with each generation.
         let moved = if number < channels.div_ceil(100) { generation % 50 } else { 0 };
         let [high, low] = [(number >> 8) & 0xff, number & 0xff];
         let _ = write!(text, " \\\n127.{}.{high}.{low}:{backend},weight={weight}", 1 + moved);
@@ -145,7 +145,7 @@ fn echo(server: &TcpListener) {
     }
 }
 
-/// Two clients, and the longest that each has waited.
+/// Two clients, and the longest time that each has waited.
 struct Clients([thread::JoinHandle<io::Result<Duration>>; 2]);
 
 impl Clients {
@@ -191,7 +191,7 @@ fn ask(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut [0; 4])
 }
 
-/// The program being measured. It ends with this.
+/// The program being measured. Dropping this ends it.
 struct Running {
     child: Child,
     directory: PathBuf,

@@ -1,4 +1,5 @@
-//! What one pick costs (next, connected and the end of the lease), from 1 to 10 000 channels. The growth must be flat.
+//! What one pick costs (`next`, `connected` and the end of the lease), with 1 to 10 000 channels. The cost
+//! must hardly grow.
 //!
 //! `cargo bench --bench schedule`
 
@@ -55,7 +56,7 @@ fn round_robin(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::RoundRobin, |_| None));
 }
 
-/// Every bucket was asked for before, as on a site that has run for a while.
+/// Every bucket has been asked for before, as on a site that has run for some time.
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn hash(bencher: Bencher<'_, '_>, size: usize) {
     let mut table = table(size, Policy::Hash, |_| None);
@@ -65,8 +66,8 @@ fn hash(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table);
 }
 
-/// Bounds of loads with three clients for each channel: many a client's own one has its share. Every bucket was asked for
-/// before.
+/// Bounded loads with three clients per channel: many clients' own channels have reached their bound. Every
+/// bucket has been asked for before.
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn hash_balance(bencher: Bencher<'_, '_>, size: usize) {
     let rules = Rules { hash_balance: NonZeroU32::new(1_250), ..Rules::CLASSIC };
@@ -79,7 +80,7 @@ fn hash_balance(bencher: Bencher<'_, '_>, size: usize) {
     drop(leases);
 }
 
-/// The first half of the channels is full, so every round has to get past it.
+/// The first half of the channels is full, so every round has to skip it.
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn round_robin_half_full(bencher: Bencher<'_, '_>, size: usize) {
     let full = |n| if n < size / 2 { Some(NonZeroU32::MIN) } else { NonZeroU32::new(1_000) };
@@ -91,13 +92,13 @@ fn round_robin_half_full(bencher: Bencher<'_, '_>, size: usize) {
     drop(leases);
 }
 
-/// Every pick fills its channel and every end frees it: the dearest way through.
+/// Every pick fills its channel and every end frees it, which is the most expensive case.
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn round_robin_one_slot_each(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::RoundRobin, |_| Some(NonZeroU32::MIN)));
 }
 
-/// Weights 1 to 3, so that turns go by weight.
+/// Weights 1 to 3, so that turns follow the weights.
 #[divan::bench(args = SIZES, sample_size = 2_000)]
 fn weighted_round_robin(bencher: Bencher<'_, '_>, size: usize) {
     let mut table = table(size, Policy::RoundRobin, |_| None);
@@ -109,7 +110,7 @@ fn weighted_round_robin(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table);
 }
 
-/// Looks at every channel.
+/// `leastconn` over all channels.
 #[divan::bench(args = SIZES, sample_size = 200)]
 fn least_connections(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::LeastConnections, |_| None));
@@ -120,7 +121,7 @@ fn two_choices(bencher: Bencher<'_, '_>, size: usize) {
     measure(bencher, table(size, Policy::TwoChoices, |_| None));
 }
 
-/// One piece of what `show` and `status` look at: how long clients wait for the lock at most.
+/// One piece of what `show` and `status` read: the longest time that clients wait for the lock.
 #[divan::bench(args = SIZES, sample_size = 20)]
 fn piece_of_a_survey(bencher: Bencher<'_, '_>, size: usize) {
     let mut table = table(size, Policy::RoundRobin, |_| None);
@@ -133,7 +134,8 @@ fn some_client(n: u32) -> ClientAddr {
     ClientAddr::from(IpAddr::from(n.wrapping_mul(0x9e37_79b9).to_be_bytes()))
 }
 
-/// Channel a has one slot, which is taken, b has room; so many clients wait for a. By hash, or since b failed for them.
+/// Channel a has one slot, which is taken; b has room. `waiting` clients wait for a: because of hashing, or
+/// because b failed for them.
 struct Beside {
     table: Table,
     holder: Lease,
@@ -190,19 +192,19 @@ fn newcomers_of_b(bencher: Bencher<'_, '_>, mut beside: Beside) {
     });
 }
 
-/// Clients of a healthy channel while so many wait for another one of their hash group.
+/// Clients of a usable channel while others wait for another channel of their hash group.
 #[divan::bench(args = LINES, sample_size = 20)]
 fn newcomer_beside_a_line_of_hash(bencher: Bencher<'_, '_>, waiting: usize) {
     newcomers_of_b(bencher, beside(Policy::Hash, waiting));
 }
 
-/// Clients of a channel with room that all who wait have tried in vain.
+/// Clients of a channel with room that failed for all waiting clients.
 #[divan::bench(args = LINES, sample_size = 20)]
 fn newcomer_beside_a_line_that_tried(bencher: Bencher<'_, '_>, waiting: usize) {
     newcomers_of_b(bencher, beside(Policy::RoundRobin, waiting));
 }
 
-/// A newcomer that goes in line and leaves it again.
+/// A newcomer that joins the wait queue and leaves it again.
 #[divan::bench(args = LINES, sample_size = 20)]
 fn to_the_end_of_a_line_and_away(bencher: Bencher<'_, '_>, waiting: usize) {
     let mut beside = beside(Policy::Hash, waiting);
@@ -225,7 +227,7 @@ fn to_the_end_of_a_line_and_away(bencher: Bencher<'_, '_>, waiting: usize) {
     });
 }
 
-/// A connection ends, the first in line gets its slot, and another client goes to the end of the line.
+/// A connection ends, the first waiting client gets its slot, and another client joins the queue.
 #[divan::bench(args = LINES, sample_size = 20)]
 fn slot_to_the_first_of_a_line(bencher: Bencher<'_, '_>, waiting: usize) {
     let Beside { mut table, holder, .. } = beside(Policy::RoundRobin, waiting);

@@ -1,4 +1,5 @@
-//! Any bytes as a line of the command language: answered, never a panic, and the answer is whole lines.
+//! Any bytes as a line of the command language: balance answers without a panic, and the answer is whole
+//! lines.
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};

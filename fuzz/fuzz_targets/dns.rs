@@ -1,6 +1,8 @@
-//! What name servers say, and those who pose as them: never a panic, and an answer is one to its question only.
+//! Messages from name servers and from impostors: no panic, and a message counts as an answer only to its own
+//! question.
 //!
-//! `cargo fuzz run dns`. The first byte of the input is what was asked for, and how long the pieces of a stream are.
+//! `cargo fuzz run dns`. The first byte of the input says what was asked for, and how long the pieces of a
+//! stream are.
 #![no_main]
 
 use balance::wire::dns::{DnsFrames, DnsKind, DnsName, DnsQuery, DnsReply, dns_frame};
@@ -11,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let kind = [DnsKind::A, DnsKind::Aaaa, DnsKind::Srv][usize::from(first % 3)];
     let name = DnsName::read("_a._b.c").expect("a name");
     let query = DnsQuery { id: 7, name, kind };
-    // As it came, and with the head and the question that make it an answer.
+    // As it came, and with the header and question that make it an answer.
     let mut whole = query.message();
     whole[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, first]);
     whole.extend_from_slice(bytes);

@@ -1,5 +1,5 @@
-//! Files of services from strangers: answered with specifications that print as a file which reads the same, or with errors that
-//! are short lines.
+//! Service files from strangers: the result is either specifications that print as a file with the same
+//! meaning, or errors of one short line each.
 #![no_main]
 
 use balance::config::{print_file, read_file};

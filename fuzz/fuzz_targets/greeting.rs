@@ -1,6 +1,6 @@
-//! What clients and proxies say first: in any split it says the same, and never a panic.
+//! The first bytes of clients and proxies: no panic, and the same result however they are split.
 //!
-//! `cargo fuzz run greeting`. The first byte of the input is what is wanted, and how long the pieces are.
+//! `cargo fuzz run greeting`. The first byte of the input says what is wanted, and how long the pieces are.
 #![no_main]
 
 use balance::wire::greeting::{Greeted, GreetingError, GreetingReader, Introduced, TlsRequest, Wants, asks_of};
@@ -34,14 +34,14 @@ fuzz_target!(|data: &[u8]| {
     let wants = Wants { header: first & 1 == 1, hello: first & 2 == 2, tls };
     let whole = fed(bytes, wants, bytes.len().max(1));
     let cut = fed(bytes, wants, usize::from(first >> 4).max(1));
-    // Nothing may come between a request for TLS and its answer; cut, it comes behind.
+    // Nothing may come between a request for TLS and its answer; in pieces, it comes after the answer.
     if tls != TlsRequest::Awaited {
         assert_eq!(cut, whole);
     }
     if let Ok(Some((header, greeted))) = whole {
         assert_eq!(header.is_some(), wants.header);
         assert!(bytes.ends_with(&greeted.rest));
-        // It is read again from what is held.
+        // What is held can be read again with the same result.
         assert!(!wants.hello || asks_of(&greeted.rest) == greeted.asks);
     }
 });

@@ -1,4 +1,4 @@
-//! Files of networks from strangers, and the rules made of them.
+//! Files of networks from strangers, and the rules made from them.
 //!
 //! `cargo fuzz run nets`. The input is a file as `--deny` takes it.
 #![no_main]

@@ -1,6 +1,6 @@
 //! Command lines from strangers: the grammar of destinations, and the whole of `argv`.
 //!
-//! `cargo fuzz run target`. The input is words with NUL between them, as in `/proc/PID/cmdline`.
+//! `cargo fuzz run target`. The input is words separated by NUL, as in `/proc/PID/cmdline`.
 #![no_main]
 
 use std::ffi::{OsStr, OsString};

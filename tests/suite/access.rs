@@ -1,4 +1,4 @@
-//! `--access-log`: a line for each connection, whatever becomes of it, of the file and of the process.
+//! `--access-log`: one line per connection, whatever happens to the connection, the file and the process.
 //!
 //! Source: docs/observability.md, "The access log".
 

@@ -1,4 +1,4 @@
-//! `tap ID FILE.pcapng`: what Wireshark makes of it, whatever becomes of the session, the asker or the disk.
+//! `tap ID FILE.pcapng`: Wireshark reads the file, whatever happens to the session, the command or the disk.
 //!
 //! Source: docs/observability.md, "For Wireshark".
 

@@ -1,7 +1,7 @@
-//! Connections that go from one data plane to another: two of them in one process, as two processes would be.
+//! Connections that go from one data plane to another: two of them in one process, as if in two processes.
 //!
-//! What goes between processes by messages goes here by hand; everything else is as there: other descriptors of the same
-//! sockets, another poller, another table.
+//! What messages do between processes is done by hand here. Everything else is the same: other descriptors of
+//! the same sockets, another poller, another table.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

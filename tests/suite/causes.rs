@@ -1,4 +1,5 @@
-//! Why connects fail, and connections by faults of our own: each made from outside, and told in the same words and numbers everywhere.
+//! Why connects fail, and connections that end by balance's own fault: each cause is produced from outside,
+//! and is shown with the same words and numbers everywhere.
 //!
 //! Source: docs/observability.md, "Why a connect fails" and "How a connection ends".
 

@@ -1,4 +1,4 @@
-//! Connections that lead nowhere but back: to themselves, or to the instance that they come from.
+//! Connections that lead back: to themselves, or to the instance that they come from.
 
 use std::net::SocketAddr;
 

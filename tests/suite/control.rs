@@ -1,4 +1,4 @@
-//! Finding and asking an instance: rendezvous, credentials, strangers' input, `kill`.
+//! Finding and asking an instance: the control socket's place, credentials, invalid input, `kill`.
 //!
 //! Source: docs/compatibility.md, "Process" and "The command language".
 

@@ -1,4 +1,4 @@
-//! Crowds at the line: many clients, few slots, everything at the same time.
+//! Crowds in the wait queue: many clients, few slots, everything at the same time.
 //!
 //! Source: docs/compatibility.md, "Limits".
 

@@ -1,19 +1,23 @@
-//! The documents do what they show: blocks marked as runnable are run as a reader would run them, one after the other.
+//! The documents are true: blocks marked as runnable are run as a reader would run them, one after another.
 //!
-//! A page marks its blocks by comments, which no reader sees:
+//! A page marks its blocks by comments, which readers do not see:
 //!
-//! - `<!-- run -->` before a fenced block: it is run, and must print what it shows. Lines behind `$ ` or `# ` are commands
-//!   (a backslash at their end joins the next line to them), all others are output. A fence `sh` has commands only.
-//!   `<!-- run, may differ: 28623 18230 -->` names words of the output that are other ones each time. Times always may.
+//! - `<!-- run -->` before a fenced block: the block is run, and must print what it shows. Lines that begin
+//!   with `$ ` or `# ` are commands (a backslash at their end joins the next line), all others are output. A
+//!   fence `sh` has commands only. `<!-- run, may differ: 28623 18230 -->` names words of the output that
+//!   differ each time. Times may always differ.
 //! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
-//! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
+//! - `<!-- hidden COMMAND -->`: the command is run, and its output is ignored. For things that a reader
+//!   already has, such as servers.
 //!
-//!   `web NAME ADDRESS:PORT` starts a web server that says its name, on another machine in 10.1.1.0/24, and `dies NAME` kills
-//!   it; `listens ADDRESS:PORT ...` waits until something listens, `says PATTERN COMMAND` until the command says so.
-//!   `holds N PORT [ALL]` keeps so many connections to a port open, until `lets_go PORT`, and waits until the service has them
-//!   (or ALL). `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
+//!   `web NAME ADDRESS:PORT` starts a web server that answers with its name, on another machine in
+//!   10.1.1.0/24, and `dies NAME` kills it. `listens ADDRESS:PORT ...` waits until something listens, `says
+//!   PATTERN COMMAND` until the command prints the pattern. `holds N PORT [ALL]` opens N connections to a
+//!   port, waits until the service has them (or ALL), and keeps them until `lets_go PORT`. `is_8840=$(pgrep
+//!   -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
 //!
-//! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of its own.
+//! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of
+//! its own.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! `doctor`: each condition made for real, and found; and an instance without any is fine.
+//! `doctor`: each problem is made for real, and found; an instance without problems passes.
 
 use std::fs;
 use std::io::ErrorKind;

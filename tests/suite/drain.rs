@@ -1,6 +1,7 @@
-//! Stopping: SIGTERM and `kill TIME` free the port at once, connections finish, and what is left at the end of the time is closed.
+//! Stopping: SIGTERM and `kill TIME` free the port at once, connections finish, and those left when the time
+//! is over are closed.
 //!
-//! Source: docs/stop.md. Ends that come at once stand in `ending`, signals that end nothing in `signals`.
+//! Source: docs/stop.md. `ending` has ends that come at once, `signals` has signals that end nothing.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

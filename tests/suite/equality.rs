@@ -1,8 +1,9 @@
-//! Everything that is counted is told alike: after a random load with every kind of end, `show`, `status`, JSON, metrics and the
-//! access log say the same numbers.
+//! All counts agree: after a random load with every kind of end, `show`, `status`, JSON, metrics and the
+//! access log show the same numbers.
 //!
-//! Several services, each with the ends that its options make; clients of all kinds at a time; commands, a reload and an upgrade
-//! meanwhile. The load is chosen by a seed that is printed; `BALANCE_SEED=n` chooses another.
+//! There are several services, each with the ends that its options make; clients of all kinds at a time; and
+//! commands, a reload and an upgrade meanwhile. The load follows from a seed that is printed;
+//! `BALANCE_SEED=n` sets it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

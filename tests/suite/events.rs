@@ -1,4 +1,4 @@
-//! What operators are told later: the last events, in the words of the log and with their times.
+//! `events`: the last events, in the words of the log and with their times.
 //!
 //! Source: docs/observability.md, "Events".
 

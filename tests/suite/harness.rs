@@ -1,6 +1,7 @@
-//! How the tests start, ask and end instances, and what they put on both sides of them.
+//! How tests start, ask and end instances, and the clients and servers that they put around them.
 //!
-//! Rules: no fixed ports, no sleeps (facts are polled with a deadline), every failure prints what a stranger needs.
+//! Rules: no fixed ports; no sleeps (facts are polled with a deadline); every failure prints what somebody
+//! who does not know the test needs.
 
 mod clients;
 mod instance;

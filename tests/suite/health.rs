@@ -1,7 +1,8 @@
-//! Channels that heal themselves, seen from outside: ejection and return, checks, and what follows from a channel that is down.
+//! Channels that recover by themselves, seen from outside: ejection and return, checks, and what follows when
+//! a channel is down.
 //!
-//! Tests count events and connections, not seconds: what comes late on a slow machine is late, not wrong. Where the order of
-//! things matters, the test holds the server back until it has looked.
+//! Tests count events and connections, not seconds: on a slow machine, late is not wrong. Where the order
+//! matters, the test holds the server back until it has looked.
 //!
 //! Source: docs/health.md.
 

@@ -1,4 +1,5 @@
-//! `--event-program`: programs that hear of events, good ones and those that hang, fork, flood, or are not there.
+//! `--event-program`: programs that are run for events, good ones and programs that hang, fork, flood their
+//! output, or do not exist.
 //!
 //! Source: docs/observability.md, "A program for events".
 

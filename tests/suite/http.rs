@@ -1,4 +1,4 @@
-//! `--http`: metrics and probes, as real clients ask for them and as bad ones do.
+//! `--http`: metrics and probes, requested by real clients and by misbehaving ones.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! `show json` and the like: the same numbers and words as the text, in the form that the schema promises.
+//! `show json` and other JSON output: the same numbers and words as the text, in the form of the schema.
 //!
 //! Source: docs/json.md, dist/balance.schema.json.
 

@@ -1,6 +1,6 @@
-//! The wall between the rooms.
+//! Which room may import which.
 //!
-//! ARCHITECTURE.md shows the same table; this is the one that bites.
+//! ARCHITECTURE.md shows the same table; this test enforces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,5 @@
-//! Limits of the whole instance, seen from outside: clients at a time, age of a connection. The line is in `queue.rs`.
+//! Limits of the whole instance, seen from outside: number of clients, age of a connection. `queue.rs` has
+//! the wait queue.
 //!
 //! Source: docs/compatibility.md, "Limits".
 

@@ -1,6 +1,6 @@
 //! `--list`: all instances and services that a user can see.
 //!
-//! Source: docs/control.md, "All instances". What other users see stands in `strangers`.
+//! Source: docs/control.md, "All instances". `strangers` has what other users see.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What the newer commands answer, word for word: `status`, `sessions`, errors, exit codes, shortened words.
+//! The exact answers of the newer commands: `status`, `sessions`, errors, exit codes, abbreviated words.
 //!
 //! Source: docs/control.md, "Commands".
 

@@ -1,6 +1,6 @@
-//! What a service manager is told and what it passes in: sd_notify(3), the watchdog, listeners.
+//! What balance tells a service manager and gets from it: sd_notify(3), the watchdog, listeners.
 //!
-//! The manager of these tests is a socket: it hears what systemd would.
+//! The manager of these tests is a socket: it receives what systemd would.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;

@@ -1,4 +1,4 @@
-//! Names that move: looked up again by the system's resolver, whatever that says.
+//! Names whose addresses change: balance looks them up again by the system's resolver, whatever that answers.
 //!
 //! Source: docs/names.md.
 

@@ -1,4 +1,5 @@
-//! What is shipped: units, the package in a scratch root, the static program as the first process of an empty root.
+//! What is shipped: units, the package in a scratch root, the static program as the first process in an empty
+//! root.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The page at `/`: what it shows, and what must never come out of it.
+//! The page at `/`: what it shows, and what it must never contain.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

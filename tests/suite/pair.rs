@@ -1,6 +1,6 @@
-//! A pair of hosts with one address between them, as `docs/pair.md` and `dist/keepalived.conf` have it.
+//! A pair of hosts with one shared address, as in `docs/pair.md` and `dist/keepalived.conf`.
 //!
-//! Times are printed and not judged: `PAIR_TIMES=shipped cargo test --test suite -- pair:: --nocapture`.
+//! Times are printed, not judged: `PAIR_TIMES=shipped cargo test --test suite -- pair:: --nocapture`.
 
 mod freebind;
 mod many;

@@ -1,11 +1,12 @@
-//! What a pause of the program under test costs its clients: nothing. A debugger, a snapshot of the virtual machine and
-//! `kill -STOP` make one.
+//! A pause of the program under test costs its clients nothing. A debugger, a snapshot of the virtual machine
+//! and `kill -STOP` cause such pauses.
 //!
-//! Two things see to that, and each has its tests here. What happened during a pause is in the kernel, and is heard before a
-//! deadline is believed: in those tests the deadline falls into the pause just before its end, and what makes it void comes
-//! before it. And a thread's own time stands still while it is held up: in those nothing happens during the pause, and what
-//! somebody waits for comes after it, within the patience that was left. (Of bytes that wait for a reader the kernel is asked at
-//! any deadline, so that those have no test of the first kind.)
+//! Two things ensure this, and each has its tests here. First, what happened during a pause is in the kernel,
+//! and is read before a deadline is acted on. In those tests the deadline falls into the pause, just before
+//! its end, and what makes it void comes before it. Second, a thread's own time stands still while the thread
+//! is held up. In those tests nothing happens during the pause, and what a client waits for comes after it,
+//! within the time that was left. (For bytes that wait for a reader the kernel is asked at every deadline, so
+//! they have no test of the first kind.)
 
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,4 +1,4 @@
-//! Channels that are paused by an operator: clients wait, and are served when they are resumed.
+//! Channels that an operator pauses: clients wait, and are served after `resume`.
 //!
 //! Source: docs/pause.md.
 

@@ -1,4 +1,4 @@
-//! How groups distribute, seen from outside: weights, and every policy that is not plain round robin.
+//! How groups distribute clients, seen from outside: weights, and every policy except plain round robin.
 //!
 //! Source: docs/compatibility.md, "Choosing a channel".
 

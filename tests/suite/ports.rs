@@ -1,4 +1,4 @@
-//! Source ports run out: clients wait, or go where there are some.
+//! Source ports run out: clients wait, or go where ports are free.
 
 use std::net::SocketAddr;
 use std::time::Duration;

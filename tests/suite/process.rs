@@ -1,4 +1,4 @@
-//! The operating system's side: background, signals, ports, descriptors, odd surroundings.
+//! The operating system's side: background, signals, ports, descriptors, unusual environments.
 //!
 //! Source: docs/compatibility.md, "Process".
 

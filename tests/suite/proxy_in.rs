@@ -1,4 +1,4 @@
-//! PROXY headers of clients that come by a proxy: `--accept-proxy`.
+//! PROXY headers of clients that come through a proxy: `--accept-proxy`.
 //!
 //! Source: docs/proxy-protocol.md.
 

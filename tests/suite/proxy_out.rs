@@ -1,4 +1,4 @@
-//! PROXY headers in front of what clients send: `web1:80,proxy`.
+//! PROXY headers that balance sends before a client's bytes: `web1:80,proxy`.
 //!
 //! Source: docs/proxy-protocol.md.
 

@@ -1,4 +1,4 @@
-//! The line of clients that wait for a channel with room, seen from outside.
+//! The wait queue for channels with room, seen from outside.
 //!
 //! Source: docs/compatibility.md, "Limits".
 

@@ -1,7 +1,7 @@
-//! Programs people run behind a balancer, with their own clients, through it.
+//! Programs that people run behind a load balancer, with their own clients, through balance.
 //!
-//! They come from Debian; where one is missing the test fails with the line that installs it, because a test that is
-//! skipped proves nothing.
+//! They come from Debian. If one is missing, the test fails and prints the line that installs it, because a
+//! skipped test proves nothing.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};

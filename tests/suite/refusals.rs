@@ -1,4 +1,4 @@
-//! Who may come: lists, what operators deny, the limits of one client; seen from outside.
+//! Who is let in: lists, what operators deny, the limits per client; seen from outside.
 //!
 //! Source: docs/access.md.
 

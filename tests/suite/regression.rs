@@ -1,6 +1,7 @@
-//! One test per bug that was found, named for what went wrong; the issue or commit stands in the line above.
+//! One test for each bug that was found, named after what went wrong; the issue or commit is in the line
+//! above.
 //!
-//! The first ones are bugs of 3.57 or of this field's other programs, which never happened here and are not going to.
+//! The first ones are bugs of 3.57 or of similar programs, which balance never had and must never have.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

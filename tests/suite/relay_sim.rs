@@ -1,12 +1,14 @@
-//! A simulator of the relay: the decisions that move customers' bytes, run against a virtual kernel and two virtual peers.
+//! A simulator of the relay: the decisions that move customers' bytes, run against a virtual kernel and two
+//! virtual peers.
 //!
-//! Every connection has its own weather (partial writes, full buffers, interruptions, zero windows, short splices, ends
-//! and resets at any byte, urgent bytes, deadlines, things that happen in the middle of a turn), all of it from one seed.
-//! After every step: what is delivered is a prefix of what was sent; an end comes only after all the data, otherwise an
-//! error; what is held is within bounds; every wake-up makes progress or sleeps, and sleeps only with nothing to do;
-//! everything is released exactly once. At the end both programs finish, and so must the connection.
+//! Every connection meets its own conditions (partial writes, full buffers, interruptions, zero windows,
+//! short splices, ends and resets at any byte, urgent bytes, deadlines, events in the middle of a turn), all
+//! from one seed. After every step: delivered bytes are a prefix of the sent ones; an end comes only after
+//! all the data, otherwise an error; held bytes stay within limits; every wake-up makes progress or sleeps,
+//! and sleeps only with nothing to do; everything is released exactly once. At the end both programs finish,
+//! and so must the connection.
 //!
-//! `BALANCE_SEED=n` replays one seed, `BALANCE_SEEDS=n` and `BALANCE_STEPS=n` run more of them, and longer.
+//! `BALANCE_SEED=n` replays one seed; `BALANCE_SEEDS=n` and `BALANCE_STEPS=n` run more seeds and longer ones.
 
 mod driver;
 mod faulty;

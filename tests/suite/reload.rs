@@ -1,4 +1,4 @@
-//! Files that are read again while clients are served: `reload`, SIGHUP.
+//! Configuration files that are read again while clients are served: `reload`, SIGHUP.
 //!
 //! Source: docs/reload.md.
 

@@ -1,4 +1,4 @@
-//! Clients that go where what they ask for is served: `@NAME`.
+//! Clients go to the groups that serve what they ask for: `@NAME`.
 //!
 //! Source: docs/routing.md.
 

@@ -1,4 +1,4 @@
-//! `save`: the command line of an instance as it is now, started again.
+//! `save`: the present command line of an instance, and another instance started with it.
 //!
 //! Source: docs/control.md, "Commands".
 

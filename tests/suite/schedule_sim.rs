@@ -1,6 +1,7 @@
-//! Random histories of a table, against a naive model of the contract and against what must hold at any time.
+//! Random histories of a table, compared with a naive model of the contract, and checked for what must always
+//! be true.
 //!
-//! `BALANCE_SEED=n` replays one seed, `BALANCE_SEEDS=n` runs so many instead of 256.
+//! `BALANCE_SEED=n` replays one seed, `BALANCE_SEEDS=n` runs n seeds instead of 256.
 
 mod compare;
 mod concurrent;

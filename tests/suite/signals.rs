@@ -1,4 +1,4 @@
-//! Signals: which end an instance, which do nothing and are logged, and what a hangup is.
+//! Signals: which ones end an instance, which ones do nothing and are logged, and what SIGHUP means.
 //!
 //! Source: docs/compatibility.md, "Process".
 

@@ -1,4 +1,4 @@
-//! Upgrades and reloads, one after the other, while many clients are served: nobody may notice.
+//! Upgrades and reloads, one after another, while many clients are served: no client may notice.
 //!
 //! `bench/upgrade` runs it at full size. Source: docs/upgrade.md.
 

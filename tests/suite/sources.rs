@@ -1,4 +1,4 @@
-//! `-B`: where connections to channels come from, in turn.
+//! `-B`: the source addresses of connections to channels, in turn.
 //!
 //! Source: docs/compatibility.md, "Command line".
 

@@ -1,8 +1,10 @@
-//! News of a socket that was closed meanwhile: the next socket in its place must not be taken for it.
+//! Events of a socket that was closed meanwhile: they must not be taken for events of the next socket in its
+//! place.
 //!
-//! Dials to servers that answer, to ports that refuse and to some that say nothing race with operators, and checks, that close what is dialled. In a batch
-//! of news the word that a channel is closed can stand before the word that a dial of it was answered; by then the client is being
-//! connected to the next channel. Whoever takes the one for the other says that a client is connected where nobody listens.
+//! Dials to servers that answer, to ports that refuse and to some that stay silent race with operators, and
+//! checks, that close what is being dialled. In one batch of events, the message that a channel is closed can
+//! come before the event that a dial of it was answered; by then the client is being connected to the next
+//! channel. If the event is taken for that dial, the client counts as connected where nobody listens.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;

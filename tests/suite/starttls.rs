@@ -1,4 +1,4 @@
-//! Clients of PostgreSQL, which ask for TLS before they say which host they want: `--starttls postgres`.
+//! PostgreSQL clients, which ask for TLS before they say which host they want: `--starttls postgres`.
 //!
 //! Source: docs/routing.md, "PostgreSQL".
 

@@ -1,4 +1,4 @@
-//! What operators changed survives a restart: `--state`.
+//! Operators' changes survive a restart: `--state`.
 //!
 //! Source: docs/state.md.
 

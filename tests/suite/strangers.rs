@@ -1,4 +1,5 @@
-//! One machine, several users and several networks: nobody is locked out of an instance, and nobody reaches another one.
+//! One machine, several users and several networks: no user is locked out of their own instance, and none
+//! reaches another user's.
 //!
 //! Source: docs/control.md, "Where the socket is", "Finding the instance" and "Who may control an instance".
 

@@ -1,4 +1,4 @@
-//! `tap`: what one session carries, shown to whoever may see it, and never at the session's expense.
+//! `tap`: shows the bytes of one session to operators who may see them, and never slows the session down.
 //!
 //! Source: docs/observability.md, "One session's bytes".
 

@@ -1,4 +1,4 @@
-//! What an operator is told of mistakes: which one it is, and what would be right.
+//! Messages about operators' mistakes: they say what is wrong, and what would be right.
 //!
 //! Source: docs/compatibility.md, docs/file.md, docs/control.md.
 

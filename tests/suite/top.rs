@@ -1,4 +1,4 @@
-//! `-c top`: the instance, live in a terminal; in real terminals, those of tmux.
+//! `-c top`: the instance, live in a terminal. The terminals are real ones, of tmux.
 //!
 //! Source: docs/observability.md, "Top".
 

@@ -1,9 +1,10 @@
-//! Torture that must stay byte-exact: the real program between two ends that do everything at the worst moment.
+//! Every byte must arrive: the real program between two ends that do everything at the worst moment.
 //!
-//! Chunks from 1 byte to 1 MiB with pauses, tiny and large socket buffers, so that every hand-over between copy and splice
-//! is crossed in every state; half-closes and resets in every state; readers that stop; many connections at once; no
-//! descriptors for pipes. What arrives is compared byte by byte with the keyed stream it should be, SHA-256 of both ends
-//! with each other, counters with both. `BALANCE_SEED=n` runs another one than the usual.
+//! Chunks from 1 byte to 1 MiB with pauses, tiny and large socket buffers, so that every change between copy
+//! and splice happens in every state; half-closes and resets in every state; readers that stop; many
+//! connections at once; no descriptors for pipes. Received bytes are compared one by one with the keyed
+//! stream, the SHA-256 of both ends with each other, counters with both. `BALANCE_SEED=n` sets another seed
+//! than the usual one.
 //!
 //! Source: docs/compatibility.md, "Moving data".
 

@@ -1,5 +1,5 @@
-//! `--transparent`: servers see the client's address. Three networks: a client's, the balancer's (the test's own), the servers', whose
-//! default route is the balancer.
+//! `--transparent`: servers see the client's address. There are three networks: a client's, balance's (the
+//! test's own), and the servers', whose default route is balance.
 //!
 //! Source: docs/transparent.md.
 

@@ -1,4 +1,4 @@
-//! `--user` and `--landlock`: what the process gives up, and that all it needs still works.
+//! `--user` and `--landlock`: what the process gives up, and that everything it needs still works.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! A log that nobody reads: a terminal after Ctrl-S, a pager, a service manager that was stopped.
+//! A log without a reader: a terminal after Ctrl-S, a pager, a stopped service manager.
 
 use std::fs::File;
 use std::io::Read;

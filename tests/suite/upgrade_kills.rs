@@ -1,7 +1,7 @@
-//! Either process is killed while one takes over from the other, at each message that it sends or waits for.
+//! One of the two processes is killed during an upgrade, at each message that it sends or waits for.
 //!
-//! Whoever is killed takes down the connections that it alone has. All others go on with not a byte lost or doubled, the port is
-//! never without a listener, and an upgrade after that works.
+//! The connections that only the killed process has are lost. All others go on without a byte lost or
+//! repeated, the port always has a listener, and a later upgrade works.
 //! Source: docs/upgrade.md.
 
 use std::collections::BTreeSet;

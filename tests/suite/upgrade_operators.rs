@@ -1,4 +1,4 @@
-//! What operators do around an upgrade: links, changed files, sessions that are open, commands at the wrong moment.
+//! What operators do around an upgrade: links, changed files, open sessions, commands at the wrong moment.
 //!
 //! Source: docs/upgrade.md.
 

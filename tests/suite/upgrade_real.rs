@@ -1,4 +1,4 @@
-//! Sessions of programs that people run, each of which lives through all upgrades there are while it lasts.
+//! Sessions of real programs, each of which lives through all upgrades that happen while it lasts.
 //!
 //! Source: docs/upgrade.md.
 

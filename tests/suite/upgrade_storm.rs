@@ -1,4 +1,4 @@
-//! Signals in any order and at any moment, while one process takes over from another.
+//! Signals in any order and at any moment during an upgrade.
 //!
 //! Source: docs/upgrade.md, docs/stop.md.
 

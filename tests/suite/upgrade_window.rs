@@ -1,4 +1,5 @@
-//! The time in which the new process serves and the old one still hands over: a connect that nobody answers keeps it open.
+//! The time in which the new process serves and the old one still hands over. A connect that nobody answers
+//! prolongs it.
 //!
 //! Source: docs/upgrade.md, docs/stop.md.
 

@@ -1,4 +1,4 @@
-//! The commands of day-to-day operation on a loaded instance: look, drain, wait, kick, close, remove.
+//! The everyday commands on a loaded instance: look, drain, wait, kick, close, remove.
 //!
 //! Source: docs/control.md, "Commands".
 

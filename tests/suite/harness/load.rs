@@ -1,4 +1,4 @@
-//! Clients that come one after another from several threads until the test has seen enough.
+//! Clients that connect one after another from several threads, until the test has seen enough.
 
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! A network of its own for a test.
+//! A network namespace for a test.
 
 /// Runs a test in a network that nobody else is in: only loopback, all ports free, all settings changeable. What the test
 /// starts, threads and programs, is in it, too. Without root the test is left out.

@@ -1,5 +1,5 @@
-//! Payload nobody can mix up: a keyed stream of bytes, different for each connection and direction, so that a byte that
-//! is lost, doubled, moved or somebody else's shows.
+//! Payload that cannot be confused: a keyed stream of bytes, different for each connection and direction. A
+//! byte that is lost, repeated, moved or from another stream is detected.
 
 /// Which way a stream goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

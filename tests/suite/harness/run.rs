@@ -1,4 +1,4 @@
-//! Running a command to its end, with a deadline.
+//! Runs a command to its end, with a deadline.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Programs that an instance runs, and what is left of them.
+//! Programs that an instance runs, and what remains of them.
 
 use std::ffi::OsStr;
 use std::fs;

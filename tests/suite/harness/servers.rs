@@ -1,4 +1,4 @@
-//! The channels' side of a test.
+//! The servers of a test.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! `status`, and the lines that tell of it.
+//! Reads `status`.
 
 use super::{Instance, eventually};
 

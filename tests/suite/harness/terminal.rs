@@ -1,4 +1,4 @@
-//! A program at a terminal of its own, and somebody who types.
+//! A program in a terminal of its own, with somebody who types.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

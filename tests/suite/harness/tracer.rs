@@ -1,4 +1,4 @@
-//! strace, to see what a running instance asks the kernel, and to make that fail.
+//! strace: shows which system calls a running instance makes, and makes them fail.
 
 use std::fs;
 use std::path::PathBuf;

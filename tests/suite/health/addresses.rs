@@ -1,4 +1,5 @@
-//! A name with several addresses, some of which do not answer: who pays for it, and what is told of it.
+//! A name with several addresses, some of which do not answer: which client waits for that, and what is
+//! logged.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 

@@ -1,4 +1,4 @@
-//! A channel that never answers: who pays the timeout, and how often.
+//! A channel that never answers: how many clients wait for the timeout.
 
 use std::time::Duration;
 

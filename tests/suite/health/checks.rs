@@ -1,4 +1,4 @@
-//! Checks against servers of our own: how many answers it takes, what is asked where, how a probe's connection ends.
+//! Checks of test servers: how many answers they need, what they ask where, how a probe's connection ends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! `--refuse-when-down`: the port says what the channels cannot.
+//! `--refuse-when-down`: the port refuses connects while no channel is up.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};

@@ -1,4 +1,4 @@
-//! A server that takes connections and closes them at once, without a byte.
+//! A server that accepts connections and closes them at once, without a byte.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

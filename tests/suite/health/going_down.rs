@@ -1,4 +1,4 @@
-//! What becomes of the connections of a channel that checks find down.
+//! What happens to the connections of a channel that checks find down.
 
 use crate::harness::{Client, Instance, Received, Revivable, Server, own_address};
 

@@ -1,4 +1,5 @@
-//! Servers that go and come under load: who is lost, how soon they are back, and that nothing thrashes.
+//! Servers that go down and come back under load: which clients are lost, how soon the servers get clients
+//! again, and that nothing flaps.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

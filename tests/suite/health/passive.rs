@@ -1,4 +1,4 @@
-//! A failed connect ejects a channel, and what brings it back; whose fault ejects nobody.
+//! A failed connect ejects a channel; what brings it back; which failures eject no channel.
 
 use std::fmt::Display;
 

@@ -1,4 +1,4 @@
-//! What a pause of the program under test says about its channels: nothing.
+//! A pause of the program under test says nothing about its channels.
 
 use std::time::Duration;
 

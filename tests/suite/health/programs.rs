@@ -1,4 +1,4 @@
-//! Programs as checks: good ones, and those that fork, hang, flood, or are not there.
+//! Programs as checks: good ones, and programs that fork, hang, flood their output, or do not exist.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! `--race`: a channel that has not answered in time, and the next one beside it.
 //!
-//! The first channel is dropped by the kernel, as one on a machine that has vanished: its queue is full. `-t` is a minute, so that a test
-//! in which a client waits for it does not end.
+//! The kernel drops connects to the first channel because its listen queue is full, as if its machine had
+//! vanished. `-t` is a minute, so a test in which a client waits for it does not end in time.
 //!
 //! Source: docs/health.md, "A race between channels".
 

@@ -1,4 +1,4 @@
-//! Checks against programs people run.
+//! Checks of real server programs.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `--first-byte`: a server that takes connections and says nothing, while its peers answer.
+//! `--first-byte`: a server that accepts connections and stays silent, while other channels answer.
 //!
 //! Source: docs/health.md, "A server that stays silent".
 

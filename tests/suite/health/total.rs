@@ -1,4 +1,4 @@
-//! When no channel is left: what the log says, once for each outage, and what `status` counts.
+//! No channel is left: what is logged, once for each outage, and what `status` counts.
 
 use crate::harness::{Client, Instance, Received, Refusing, Revivable, Server, eventually, pause};
 use crate::queue::{wait_as, with_line};

@@ -1,5 +1,5 @@
-//! Many hosts with one address, and a router that spreads clients over them, as `docs/many.md`, `dist/bird.conf` and
-//! `dist/exabgp.conf` have it.
+//! Many hosts with one address, and a router that distributes clients over them, as in `docs/many.md`,
+//! `dist/bird.conf` and `dist/exabgp.conf`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

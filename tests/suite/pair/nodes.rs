@@ -1,4 +1,5 @@
-//! Hosts for a test: each a network, a file system of its own below /run, and a process that ends all others with it.
+//! Hosts for a test: each has a network, a file system of its own below /run, and a process whose end ends
+//! all others.
 //!
 //! Knows: namespaces, how balance gets there. Never: who moves addresses.
 

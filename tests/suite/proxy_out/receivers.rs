@@ -1,4 +1,4 @@
-//! Programs that read PROXY headers, each told by its own means who the client is.
+//! Programs that read PROXY headers; each reports in its own way who the client is.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};

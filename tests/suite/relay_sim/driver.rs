@@ -1,6 +1,6 @@
 //! One connection from its first event to its release, served as a worker serves it.
 //!
-//! Knows: when the relay is told and asked, its deadlines. Never: what the relay decides.
+//! Knows: when the relay gets events and turns, its deadlines. Never: what the relay decides.
 
 use balance::wire::relay::{Ending, Relay, Side, Verdict};
 

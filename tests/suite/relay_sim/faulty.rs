@@ -1,6 +1,7 @@
-//! Bugs to plant: each a known failure of programs in this field, to show that the simulator would have caught it.
+//! Bugs to plant: each is a known bug of similar programs, and shows that the simulator would have found it.
 //!
-//! Knows: how to make a right relay behave like a wrong one, by what it is told and what becomes of its calls.
+//! Knows: how to make a correct relay behave like a wrong one, by changing its events and the results of its
+//! calls.
 //! Never: how the simulator finds out.
 
 use std::io::{self, ErrorKind};

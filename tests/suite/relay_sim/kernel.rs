@@ -1,6 +1,7 @@
 //! The virtual kernel: system calls as Linux answers them.
 //!
-//! Knows: what a call returns in which state of a socket, in which order data, end and error come. Never: who calls, why.
+//! Knows: what a call returns in which state of a socket, in which order data, end and error come. Never: the
+//! caller, why.
 
 use std::io::{self, ErrorKind};
 

@@ -1,6 +1,7 @@
-//! What must always hold, whatever the peers and the kernel do.
+//! What must always be true, whatever the peers and the kernel do.
 //!
-//! Knows: the promise of the relay, judged from what really happened at the sockets. Never: the relay's own state.
+//! Knows: the promise of the relay, judged by what really happened at the sockets. Never: the relay's own
+//! state.
 
 use balance::wire::relay::{Ending, PIPE_BYTES, Side};
 

@@ -1,4 +1,4 @@
-//! The virtual peers: what the programs at both ends do, at random but each after its own fashion.
+//! The virtual peers: what the programs at both ends do, at random but each with habits of its own.
 //!
 //! Knows: one side's habits and its kernel's buffer. Never: the relay, the other side.
 

@@ -1,4 +1,4 @@
-//! Chance that repeats itself: one generator per connection, and payload as a keyed stream.
+//! Reproducible random numbers: one generator per connection, and payload as a keyed stream.
 //!
 //! Knows: numbers. Never: what they decide.
 

@@ -1,9 +1,10 @@
 //! The virtual network: the relay's two sockets as Linux keeps them, and what arrives at them.
 //!
-//! Knows: buffers, windows, marks, ends, resets, which of them wakes a poller. Never: what the relay does about it.
+//! Knows: buffers, windows, marks, ends, resets, which of them wakes a poller. Never: what the relay does
+//! about it.
 //!
-//! Payload is counted, not stored: whatever crosses a socket is compared with the sender's stream at once, so a position
-//! in the stream says all.
+//! Payload is counted, not stored: bytes that cross a socket are compared with the sender's stream at once,
+//! so a position in the stream is enough.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;

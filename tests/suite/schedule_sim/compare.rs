@@ -1,4 +1,4 @@
-//! Everything that can be seen of a table is what the model says.
+//! Compares everything visible of a table with the model.
 
 use std::num::NonZeroU32;
 

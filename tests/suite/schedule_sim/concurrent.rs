@@ -1,4 +1,4 @@
-//! Several walks open at once, their steps interleaved with edits, probes and ends: what must hold at any time.
+//! Several walks at once, their steps interleaved with edits, probes and ends: what must always be true.
 
 use std::time::Duration;
 

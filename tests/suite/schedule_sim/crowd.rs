@@ -1,6 +1,7 @@
-//! Many clients at once: walks open side by side, a line of those who wait, connections that end.
+//! Many clients at once: simultaneous walks, a wait queue, connections that end.
 //!
-//! Every step is compared with the model's; `promises` are asked besides, and those know nothing of the model.
+//! Every step is compared with the model. `promises` are checked, too, and those know nothing about the
+//! model.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What hashing promises to the clients of a site: even, stable, and nobody moves who need not.
+//! What hashing promises to the clients of a site: an even distribution, stability, and that no client moves
+//! without need.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

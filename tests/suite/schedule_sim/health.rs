@@ -1,4 +1,5 @@
-//! When channels are ejected, probed, brought back, and that none of it is the operator's business, nor his its.
+//! When channels are ejected, probed and brought back; and that health and the operator's state do not affect
+//! each other.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! What is known of one channel, by the rules alone: ejection, checks, slow start. The oracle's part on health.
+//! The health of one channel by the rules alone: ejection, checks, slow start. This is the oracle's part on
+//! health.
 //!
-//! Knows when a probe may and when it must be due, not when it is: that is by lot.
+//! It knows when a probe may be due and when it must be, but not when it is, since that is random.
 
 use std::time::Duration;
 

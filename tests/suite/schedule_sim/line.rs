@@ -1,4 +1,4 @@
-//! Clients who wait: places, grants, leavers, between all else that happens.
+//! Waiting clients: places, grants, clients that leave, amid everything else that happens.
 
 use std::num::NonZeroU32;
 use std::time::Duration;

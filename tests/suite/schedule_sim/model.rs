@@ -1,7 +1,9 @@
-//! The contract's "Choosing a channel" and what came to it, word for word and without any cleverness: the oracle.
+//! The contract's "Choosing a channel" and its later additions, taken literally and without optimization: the
+//! oracle.
 //!
-//! It says which channels a step of a walk may give. That is one where the rules are exact, and several where lot decides,
-//! where turns go by weight (see `weights`), or where cursors moved under other walks (`exact` is off).
+//! It says which channels a step of a walk may return. That is one where the rules are exact, and several
+//! where chance decides, where turns follow weights (see `weights`), or where other walks have moved cursors
+//! (`exact` is off).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

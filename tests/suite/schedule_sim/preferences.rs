@@ -1,6 +1,6 @@
-//! In which order a client likes the channels of a hash group. The oracle's part on hashing.
+//! The order in which a client prefers the channels of a hash group. This is the oracle's part on hashing.
 //!
-//! Knows nothing of hashing itself (see `hashing`): it asks a table without a past.
+//! It knows nothing about hashing itself (see `hashing`): it asks a table without a past.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

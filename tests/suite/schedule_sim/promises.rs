@@ -1,4 +1,4 @@
-//! What must hold at any time, seen from outside and without any model.
+//! What must always be true, seen from outside and without a model.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

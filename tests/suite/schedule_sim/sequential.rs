@@ -1,4 +1,5 @@
-//! One client at a time, between edits, probes and ends of connections: the table does exactly what the model does.
+//! One client at a time, between edits, probes and ends of connections: the table does exactly what the model
+//! does.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Turns by weight: exact over every full round in which nothing disturbs, whatever happened before.
+//! Turns by weight: exact over every full undisturbed round, whatever happened before.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

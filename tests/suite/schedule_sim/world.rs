@@ -1,4 +1,4 @@
-//! A table and the model of it, side by side: every edit, probe and moment happens to both, and both must agree.
+//! A table and its model side by side: both get every edit, probe and time, and both must agree.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;

@@ -1,6 +1,6 @@
-//! One end of one connection: sends and receives after its own fashion, hashes, compares.
+//! One end of one connection: sends and receives with habits of its own, hashes, compares.
 //!
-//! Knows: one socket, the stream that should pass. Never: the other end, the program in between.
+//! Knows: one socket, the stream that should arrive. Never: the other end, the program in between.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,11 +1,12 @@
-//! A sweep: every system call that the running program makes fails, with every error that is plausible, once, for the n-th
-//! time, or for as long as the traffic lasts.
+//! A sweep: every system call of the running program fails, with every plausible error, once, at the n-th
+//! call, or as long as the traffic lasts.
 //!
-//! Under keyed traffic in both directions. Afterwards nobody has missed bytes behind a clean end, nothing has spun, and the
-//! instance serves. The calls are failed by strace, so nothing is in the program for the test's sake.
+//! It runs under keyed traffic in both directions. Afterwards no peer has missed bytes before a clean end,
+//! nothing has kept a core busy, and the instance serves. strace makes the calls fail, so the program
+//! contains nothing for this test.
 //!
-//! A seeded selection is run; `BALANCE_SEED=n` chooses another. `BALANCE_SWEEP=all` runs all cases, `BALANCE_SWEEP="sendto
-//! ENOMEM 1+"` those that begin so.
+//! A seeded selection is run; `BALANCE_SEED=n` chooses another one. `BALANCE_SWEEP=all` runs all cases,
+//! `BALANCE_SWEEP="sendto ENOMEM 1+"` those whose names begin like that.
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{Read, Write};
