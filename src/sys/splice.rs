@@ -5,8 +5,8 @@
 //! A pipe pins kernel memory, and the kernel limits it per user over all programs: beyond the limit, every
 //! new pipe of that user holds next to nothing. So all pipes of the process share a small budget of bytes
 //! (`Budget` in `descriptors`), and there are two sizes. Small pipes are for data that may wait; large ones
-//! cost less per byte and are only for data that flows. On systems without splice (or in a build with `--cfg
-//! portable`) there are no pipes, and the relay copies.
+//! cost less per byte and are only for data that flows. On systems without splice (or in a build with
+//! `--cfg portable`) there are no pipes, and the relay copies.
 
 #[cfg(all(target_os = "linux", not(portable)))]
 pub(crate) use linux::{Pipe, Pipes, allowance, drain, fill, take_out};

@@ -1,7 +1,8 @@
 //! Reads the counts that each form of output shows, so that they can be compared.
 //!
-//! A count has the same name in every form: `web 0/1 sent`, `web 0/1 end client closed`, `web 0/1 failed
-//! connection refused`, `web end queue timeout`. Something that was never counted has no name.
+//! A count has the same name in every form: `web 0/1 sent`, `web 0/1 end client closed`,
+//! `web 0/1 failed connection refused`, `web end queue timeout`. Something that was never counted has no
+//! name.
 
 use std::collections::BTreeMap;
 

@@ -11,10 +11,10 @@
 //!   already has, such as servers.
 //!
 //!   `web NAME ADDRESS:PORT` starts a web server that answers with its name, on another machine in
-//!   10.1.1.0/24, and `dies NAME` kills it. `listens ADDRESS:PORT ...` waits until something listens, `says
-//!   PATTERN COMMAND` until the command prints the pattern. `holds N PORT [ALL]` opens N connections to a
-//!   port, waits until the service has them (or ALL), and keeps them until `lets_go PORT`. `is_8840=$(pgrep
-//!   -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
+//!   10.1.1.0/24, and `dies NAME` kills it. `listens ADDRESS:PORT ...` waits until something listens,
+//!   `says PATTERN COMMAND` until the command prints the pattern. `holds N PORT [ALL]` opens N connections to
+//!   a port, waits until the service has them (or ALL), and keeps them until `lets_go PORT`.
+//!   `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
 //!
 //! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of
 //! its own.
