@@ -14,7 +14,7 @@ MANIFEST = os.path.join(os.path.dirname(HERE), "Cargo.toml")
 
 
 def release(manifest=MANIFEST, environment=None):
-    """Builds balance and returns its path. Only cargo knows it: the target directory and the target can be set elsewhere."""
+    """Builds balance and returns its path, as cargo reports it: the target directory and the target may be configured."""
     argv = ["cargo", "build", "--release", "--locked", "--bin", "balance", "--manifest-path", manifest]
     argv += ["--message-format", "json-render-diagnostics"]
     try:

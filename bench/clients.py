@@ -1,4 +1,4 @@
-"""Clients of others that check what they get: fio over NBD, mbsync, telnet's Synch, testssl.sh.
+"""Other projects' clients that check what they receive: fio over NBD, mbsync, telnet's Synch, testssl.sh.
 
 Knows: their command lines, their servers' configuration, what counts as a test. Never: what is between them and their server.
 """
@@ -59,7 +59,7 @@ class Nbd:
 
 
 def digest(path):
-    """A checksum of a file, or None if there is none."""
+    """The checksum of a file, or None if it does not exist."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -181,7 +181,7 @@ SyncState *
 
 
 def mails(directory):
-    """The mails of a Maildir, by the checksum of what is the same everywhere: {checksum: (path, flags)}."""
+    """The mails of a Maildir by the checksum of the part that does not vary: {checksum: (path, flags)}."""
     found = {}
     for kind in ("cur", "new"):
         for root, _, names in os.walk(os.path.join(directory, kind)):
@@ -243,7 +243,7 @@ class Terminal:
         self.connection, self.seen, self.marks = connection, b"", b""
 
     def until(self, wanted, patience=10):
-        """Reads until the text has come, or what is urgent (None)."""
+        """Reads until the text has come, or, with None, urgent data."""
         while wanted is None or wanted not in self.seen:
             readable, _, urgent = select.select([self.connection], [], [self.connection], patience)
             if urgent:
@@ -271,7 +271,7 @@ class Terminal:
 
 
 def are_you_there(terminal):
-    """It is answered, and the next line lost nothing."""
+    """The question is answered, and the next line is complete."""
     if not terminal.echoes(b"before"):
         return False
     terminal.synch(AYT)
@@ -287,7 +287,7 @@ def ten_times(terminal):
 
 
 def interrupted(terminal):
-    """telnetd answers with a Synch of its own, since what was under way is void. Its urgent byte is the one before the mark."""
+    """telnetd answers with a Synch of its own, since pending output is void. Its urgent byte is the one before the mark."""
     if not terminal.echoes(b"before"):
         return False
     terminal.synch(IP)

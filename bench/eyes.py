@@ -1,4 +1,4 @@
-"""Those who look at an instance of balance as monitoring and operators do, until stdin ends.
+"""Monitors an instance of balance as monitoring systems and operators do, until stdin ends.
 
 Knows: HTTP requests on one connection each, the command line. Never: figures.
 
@@ -19,7 +19,7 @@ PAGE_EVERY = 2
 
 
 class Looking:
-    """A connection that asks for one path again and again."""
+    """A connection that requests one path again and again."""
 
     def __init__(self, port, path):
         self.stream = socket.create_connection(("127.0.0.1", port), timeout=30)
@@ -27,7 +27,7 @@ class Looking:
         self.buffer = bytearray(1 << 20)
 
     def look(self):
-        """(seconds until the last byte was there, bytes of the body)."""
+        """(seconds until the last byte arrived, bytes of the body)."""
         begin = time.perf_counter()
         self.stream.sendall(self.request)
         head, left = b"", None
@@ -46,7 +46,7 @@ class Looking:
 
 
 def body_of(head):
-    """(length of the body, how much of it is there), of what begins an answer."""
+    """(length of the body, how much of it is already there), from the beginning of an answer."""
     lines, rest = bytes(head).split(b"\r\n\r\n", 1)
     first, *others = lines.split(b"\r\n")
     if b" 200 " not in first:

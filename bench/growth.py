@@ -16,7 +16,7 @@ CHUNKS = (1, 16, 256, 4_096, 65_536, 1_048_576)
 
 
 def by_clients(bench, program, clients):
-    """redis-benchmark PING with ever more clients."""
+    """redis-benchmark PING with a growing number of clients."""
     with bench.programs.start(program, [bench.server("redis")]) as proxy:
         count = max(bench.scale.requests, 5 * clients)
         cost = bench.cost(proxy)
@@ -38,7 +38,7 @@ def by_chunk(bench, program, chunk):
 
 
 def by_workers(bench, program, workers):
-    """The three kinds of work with ever more workers."""
+    """The three kinds of load with a growing number of workers."""
     channel, sink = bench.programs.sink()
     try:
         with bench.programs.start(program, [channel], workers) as proxy:
@@ -53,7 +53,7 @@ def by_workers(bench, program, workers):
 
 
 def by_channels(bench, program, channels):
-    """Ever more channels, all of them the same server, so that only choosing among them differs."""
+    """A growing number of channels, all of them the same server, so that only the choice differs."""
     with bench.programs.start(program, [bench.server("redis")] * channels, wait=False) as proxy:
         figures = {"ms": 1000 * (load.first_answer(proxy.port, proxy.begin + 60) - proxy.begin)}
         figures["base_mib"] = proc.pss(proxy.pid) / 2**20
@@ -72,7 +72,7 @@ def _cells(key, values, what):
 
 
 def sweeps(quick):
-    """The list; a quick one takes only the ends and the middle."""
+    """The list of sweeps; a quick one has only the first, middle and last value."""
 
     def some(values):
         return (values[0], values[len(values) // 2], values[-1]) if quick and len(values) > 3 else values

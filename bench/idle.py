@@ -1,4 +1,4 @@
-"""Connections that do nothing: a server that holds them and a client that opens them.
+"""Idle connections: a server that holds them and a client that opens them.
 
 Knows: sockets and epoll; both ends live until stdin closes, so they never outlive the run. Never: proxies, figures.
 
@@ -45,7 +45,7 @@ def serve(port):
 
 
 def accept(listener, poller, held):
-    """Takes everybody who waits."""
+    """Accepts every waiting client."""
     while True:
         try:
             client, _ = listener.accept()

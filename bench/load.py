@@ -1,4 +1,4 @@
-"""The load generators: how they are called and what their output says.
+"""The load generators: how they are called and how their output is read.
 
 Knows: iperf3, redis-benchmark, wrk, strace, a ping client. Never: which program stands between, what a target is.
 """
@@ -29,7 +29,7 @@ def iperf(children, port, streams=1, down=False, seconds=None, size=None, chunk=
 
 
 def iperf_argv(port, streams=1, down=False, seconds=None, size=None, chunk=None):
-    """The command line: so many seconds, or so many bytes."""
+    """The command line, for a number of seconds or of bytes."""
     argv = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-P", str(streams), "-J"]
     argv += ["-n", str(size)] if size else ["-t", str(seconds)]
     if chunk:
@@ -73,7 +73,7 @@ def redis(children, port, clients, requests):
 
 @contextlib.contextmanager
 def burning(children, count):
-    """So many programs that have nothing to do with it, each of which would use a whole core."""
+    """Runs `count` unrelated programs, each of which uses a whole core if it can."""
     running = [children.start([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -83,7 +83,7 @@ def burning(children, count):
 
 
 def ping(port, count):
-    """One client, one request at a time: round trips in microseconds, {"p50_us", "p99_us"}."""
+    """One client, one request at a time; round-trip times in microseconds: {"p50_us", "p99_us"}."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         trips = []
@@ -99,7 +99,7 @@ def ping(port, count):
 
 
 def first_answer(port, deadline):
-    """Tries until a request comes back answered; the moment of that."""
+    """Tries until a request is answered; returns the time of that."""
     while time.monotonic() < deadline:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
@@ -133,7 +133,7 @@ def wrk(children, port, clients, seconds, host="127.0.0.1", scheme="http", scrip
 
 @contextlib.contextmanager
 def flood(children, port, clients, script):
-    """wrk that asks a server of HTTP as fast as it answers; {"rate"} is filled when the block ends."""
+    """wrk that requests from an HTTP server as fast as it answers; {"rate"} is set when the block ends."""
     argv = ["wrk", "-t", "1", "-c", str(clients), "-d", "600s", "--timeout", "30s", "-s", script]
     child = children.start([*argv, f"http://127.0.0.1:{port}/"], stdout=subprocess.PIPE, text=True)
     figures = {}
@@ -153,7 +153,7 @@ def flood(children, port, clients, script):
 
 @contextlib.contextmanager
 def looked_at(children, how, port, *more):
-    """Somebody who looks at balance by HTTP, for as long as the block lasts."""
+    """Monitors balance by HTTP for as long as the block lasts."""
     argv = [sys.executable, "-B", os.path.join(HERE, "eyes.py"), how, str(port), *map(str, more)]
     child = children.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -174,7 +174,7 @@ def _microseconds(text, percentile):
 
 @contextlib.contextmanager
 def held(children, port, count):
-    """Idle connections to a port, for as long as the block lasts."""
+    """Holds idle connections to a port for as long as the block lasts."""
     argv = [sys.executable, "-B", os.path.join(HERE, "idle.py"), "hold", str(port), str(count)]
     child = children.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -190,7 +190,7 @@ def held(children, port, count):
 
 @contextlib.contextmanager
 def counted_calls(children, directory, pid):
-    """System calls of a process made inside the block, by name, in the dict this gives."""
+    """Counts the system calls of a process during the block, by name, in the dict that this yields."""
     path = os.path.join(directory, "strace.out")
     argv = ["strace", "-c", "-f", "-q", "-o", path]
     for member in proc.family(pid):

@@ -47,12 +47,12 @@ def duration(text):
 
 
 def everybody():
-    """All programs that can take part in the rows and in how cost grows."""
+    """All programs that can take part in the rows and in the growth sweeps."""
     return [*peers.PROGRAMS, peers.POLLING, peers.BEFORE]
 
 
 def candidates(options):
-    """All programs that can take part in what is asked for."""
+    """All programs that can take part in the requested measurements."""
     return ["balance", *peers.OBSERVED] if options.observe else everybody()
 
 
@@ -91,7 +91,7 @@ def arguments():
 
 
 def usual_limit(options):
-    """Seconds that a run may take if nobody says so; None = as long as it takes."""
+    """The default limit of a run in seconds; None: no limit."""
     return QUICK_LIMIT if options.quick and not options.growth and not options.observe and not options.row else None
 
 
@@ -122,7 +122,7 @@ def chosen(options):
 
 
 def takes_part(program, row):
-    """An earlier build stands beside balance wherever a figure of balance may have changed."""
+    """An earlier build is measured beside balance wherever a figure of balance may have changed."""
     return program in row.programs or (program == peers.BEFORE and "balance" in row.programs and row.is_old)
 
 
@@ -146,14 +146,14 @@ def plan(selection, programs, rounds, by_lot=False):
 
 
 def brief(row, figures):
-    """A measurement in one line."""
+    """One measurement as one line."""
     present = [metric for metric in row.metrics if isinstance(figures.get(metric.key), (int, float))]
     shown = [f"{table.number(figures[metric.key])} {metric.unit}" for metric in present]
     return ", ".join(shown) or f"{len(figures)} figures"
 
 
 def measure(bench, steps, samples, rounds, limit):
-    """Runs the plan; what fails is noted and the rest goes on. How many steps there was time for."""
+    """Runs the plan; notes failures and goes on. Returns for how many steps there was time."""
     begin = time.monotonic()
     for done, (turn, row, cell, program) in enumerate(steps):
         if limit and time.monotonic() - begin > limit:
@@ -180,7 +180,7 @@ def measure(bench, steps, samples, rounds, limit):
 
 
 def facts(options, rounds, scale, workers, versions):
-    """Where and how it was measured."""
+    """Where and how the measurement was done."""
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     try:
@@ -207,7 +207,7 @@ def triple(values):
 
 
 def draw(selection, samples, programs, directory):
-    """Writes a chart for each figure of each row; [(name, file)]."""
+    """Writes a chart for each figure of each row; returns [(name, file)]."""
     drawn = []
     for row in selection:
         series = {program: peers.TITLES[program] for program in programs if takes_part(program, row)}
@@ -247,7 +247,7 @@ def draw_picks(title, metric, samples):
 
 
 def finish(options, selection, samples, programs, about, workers, directory):
-    """Judges, writes the files, prints the page; the missed verdicts."""
+    """Judges, writes the files, prints the page; returns the missed targets."""
     targets.derive(samples)
     wanted = []
     keys = {cell.key for row in selection for cell in row.cells}

@@ -1,4 +1,4 @@
-"""The micro-benchmark of the scheduler, if the project has it: `cargo bench --bench schedule`.
+"""The micro-benchmark of the scheduler: `cargo bench --bench schedule`.
 
 Knows: how cargo is called, the output of divan and of criterion. Never: what a pick is.
 """
@@ -49,7 +49,7 @@ def parse(text):
 
 
 def _add(found, path, value, unit):
-    """Only what has a name and a number of channels counts: {function}/{channels}."""
+    """Adds a figure if it has a name and a number of channels: {function}/{channels}."""
     *names, last = "/".join(path).split("/")
     if names and re.fullmatch(r"\d[\d_,]*", last) and unit in NANOSECONDS:
         name = NAMES.get(names[-1], names[-1])

@@ -1,4 +1,4 @@
-"""The network that everything is measured in: a namespace of its own, with a congestion control that is named.
+"""The network for all measurements: a namespace of its own, with a known congestion control algorithm.
 
 Knows: namespaces, the loopback device, routes. Never: what is measured.
 """
@@ -46,7 +46,7 @@ def _settle(control):
 
 
 def about(control):
-    """Which congestion control is in force, and where."""
+    """Which congestion control algorithm is in force, and where."""
     if INSIDE in os.environ:
         return f"congestion control {control}, in a network namespace of its own"
     try:

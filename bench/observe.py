@@ -1,4 +1,4 @@
-"""What it costs to look: the rows of `bench/compare --observe`.
+"""What monitoring costs: the rows of `bench/compare --observe`.
 
 Knows: how balance is watched, logged and flooded, and under which load. Never: how a single load is made beyond what load.py offers.
 """
@@ -27,20 +27,20 @@ SCALE = Scale(25, {"seconds": 1}, 40_000, 1, 0, 0, 0, 0)
 
 
 class Watched:
-    """A process of balance, what looks at it, and where its log goes."""
+    """A process of balance, the programs that monitor it, and where its log goes."""
 
     def __init__(self, proxy, http=None, log=None):
         self.proxy, self.http, self.log = proxy, http, log
 
     def lines(self):
-        """How many lines the log has, once the process has ended."""
+        """How many lines the log has after the process has ended."""
         with open(self.log, "rb") as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 @contextlib.contextmanager
 def running(bench, program, channels):
-    """balance with what `program` says."""
+    """Starts balance with the options that `program` stands for."""
     with contextlib.ExitStack() as stack:
         # Of its own for each: two of them may be there for a moment.
         directory = os.path.join(bench.directory, f"{program}-{random.randrange(1 << 32):x}")
@@ -70,7 +70,7 @@ def running(bench, program, channels):
 
 @contextlib.contextmanager
 def looks(bench, program, watched):
-    """Whoever looks while the load runs; what is to be told of that is in the dict this gives."""
+    """Monitors balance while the load runs; the dict that this yields gets the results."""
     with contextlib.ExitStack() as stack:
         told = {}
         if program == "watched":
@@ -84,7 +84,7 @@ def looks(bench, program, watched):
 
 
 class Price(Cost):
-    """CPU time of balance, and that of the thread that writes the log."""
+    """The CPU time of balance and of its thread that writes the log."""
 
     def __init__(self, pid):
         super().__init__(pid)
@@ -101,7 +101,7 @@ class Price(Cost):
 
 
 def connections(bench, program, clients, count=1):
-    """wrk with a new connection for each request, to so many channels."""
+    """wrk with a new connection for each request, to `count` channels."""
     with running(bench, program, [bench.server("web")] * count) as watched:
         proxy = watched.proxy
         if count > 1:
@@ -122,7 +122,7 @@ def connections(bench, program, clients, count=1):
 
 
 def requests(bench, program, clients, count=1):
-    """redis-benchmark PING on connections that stay, to so many channels."""
+    """redis-benchmark PING on lasting connections, to `count` channels."""
     with running(bench, program, [bench.server("redis")] * count) as watched:
         proxy = watched.proxy
         load.ping(proxy.port, 10)
@@ -138,7 +138,7 @@ def requests(bench, program, clients, count=1):
 
 
 def system_calls(bench, program, clients):
-    """strace -c: a traced program is slower, and the count is the same on a busy machine."""
+    """strace -c: a traced program is slower, but the count is the same even on a busy machine."""
     with running(bench, program, [bench.server("web")]) as watched:
         load.wrk(bench.children, watched.proxy.port, clients, 1)
         with load.counted_calls(bench.children, bench.directory, watched.proxy.pid) as calls:
@@ -161,7 +161,7 @@ def bulk(bench, program, streams):
 
 
 def scrape(bench, program, beside):
-    """Scrapes of many channels, one after the other: how long each takes until its last byte is there."""
+    """Scrapes of many channels, one after another: how long each takes until its last byte has arrived."""
     kind = "web" if beside == "connections" else "redis"
     with running(bench, program, [bench.server(kind)] * MANY_CHANNELS) as watched:
         port = watched.proxy.port
@@ -183,7 +183,7 @@ def scrape(bench, program, beside):
 
 @contextlib.contextmanager
 def busy(bench, how, port):
-    """A load that lasts as long as the block."""
+    """A load for as long as the block lasts."""
     if how == "quiet":
         yield
         return
@@ -202,7 +202,7 @@ def busy(bench, how, port):
 
 
 def warm(port, count, question):
-    """A client for each channel, so that all of them have something to tell."""
+    """One client for each channel, so that all channels have something to report."""
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
             client.sendall(question)

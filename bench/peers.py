@@ -73,7 +73,7 @@ class Running:
 
 
 class Programs:
-    """Starts the programs under comparison, all with the same number of workers."""
+    """Starts the compared programs, all with the same number of workers."""
 
     def __init__(self, children, directory, balance, workers, before=None):
         self.children, self.directory, self.balance, self.workers = children, directory, balance, workers
@@ -81,7 +81,7 @@ class Programs:
         self._lasting = {}
 
     def lasting(self, name, channels):
-        """The one that has run since it was first asked for, and runs to the end of the comparison."""
+        """A process that was started at its first use and runs until the end of the comparison."""
         key = (name, tuple(channels))
         running = self._lasting.get(key)
         if running is None or (running.child and running.child.poll() is not None):
@@ -98,7 +98,7 @@ class Programs:
         return self._launch(port, getattr(self, "_" + name)(port, channels, workers or self.workers, *words), wait)
 
     def balance_with(self, options, channels):
-        """balance with more options than usual."""
+        """Starts balance with additional options."""
         port = proc.free_port()
         program, *words = self._balance(port, channels, self.workers)
         return self._launch(port, [program, *options, *words], True)
@@ -227,7 +227,7 @@ events {{ worker_connections {2 * MOST_CONNECTIONS}; }}
     # --- the servers behind the proxies ------------------------------------------------------------------------------
 
     def redis(self):
-        """A redis-server that keeps nothing; returns its port."""
+        """Starts a redis-server that stores nothing; returns its port."""
         port = proc.free_port()
         limit = min(19_000, proc.raise_descriptor_limit() - 100)
         argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
@@ -236,15 +236,15 @@ events {{ worker_connections {2 * MOST_CONNECTIONS}; }}
         return port
 
     def web(self):
-        """An nginx that serves one small file; returns its port."""
+        """Starts an nginx that serves one small file; returns its port."""
         return self._web("web")
 
     def web_behind_proxies(self):
-        """The same, behind PROXY headers."""
+        """The same, but it expects PROXY headers."""
         return self._web("headers", "proxy_protocol")
 
     def web_with_tls(self):
-        """The same, with TLS; each handshake is a whole one."""
+        """The same, with TLS and a full handshake for each connection."""
         key, certificate = (os.path.join(self.directory, f"web.{name}") for name in ("key", "crt"))
         argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
         proc.run(self.children, [*argv, "-subj", f"/CN={ASKED}", "-keyout", key, "-out", certificate], timeout=30)
@@ -271,20 +271,20 @@ http {{
         return port
 
     def sink(self):
-        """An iperf3 server for one test; returns its port and process."""
+        """Starts an iperf3 server for one test; returns its port and process."""
         port = proc.free_port()
         child = self.children.start(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", str(port)])
         proc.wait_listening(port, child)
         return port, child
 
     def lasting_sink(self):
-        """An iperf3 server for one test after another; returns its port."""
+        """Starts an iperf3 server for any number of tests; returns its port."""
         port = proc.free_port()
         proc.wait_listening(port, self.children.start(["iperf3", "-s", "-B", "127.0.0.1", "-p", str(port)]))
         return port
 
     def quiet(self):
-        """A server that answers once and then holds the connection; returns its port."""
+        """Starts a server that answers once and then holds the connection; returns its port."""
         port = proc.free_port()
         argv = [sys.executable, "-B", os.path.join(HERE, "idle.py"), "serve", str(port)]
         child = self.children.start(argv, stdin=subprocess.PIPE)
@@ -293,7 +293,7 @@ http {{
 
 
 def versions(balance):
-    """What is compared, as its own package calls it."""
+    """The versions of the compared programs, as each reports its own."""
     found = {}
     try:
         text = subprocess.run([balance, "--version"], capture_output=True, text=True, timeout=10).stdout

@@ -1,4 +1,4 @@
-"""What every suite needs: a directory, processes that end with it, programs where Debian puts them, and the tests that passed.
+"""What every suite needs: a directory, processes that end with it, programs where Debian installs them, and the tests that passed.
 
 Knows: how a program is found, started and bounded in time. Never: which suite it is, what is between it and its server.
 """
@@ -31,7 +31,7 @@ PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", *sorted(glob.glob("/us
 
 
 def which(program):
-    """Its path, if it is installed. Of a Python module: whether it is there."""
+    """The path of an installed program; for a Python module, whether it is installed."""
     if program.startswith("python3:"):
         found = subprocess.run(["/usr/bin/python3", "-c", f"import {program[8:]}"], capture_output=True)
         return found.returncode == 0
@@ -40,7 +40,7 @@ def which(program):
 
 @dataclass
 class Outcome:
-    """The tests of a run, each passed or not; `problem` is why it ended early."""
+    """The tests of a run, each passed or failed; `problem` says why the run ended early."""
 
     tests: dict = field(default_factory=dict)
     problem: str = ""
@@ -79,7 +79,7 @@ class Place:
         return port
 
     def run(self, argv, timeout=LONGEST, **options):
-        """(exit code, everything that it said). It is not waited for what it left running, which may still hold its output."""
+        """(exit code, all output). Does not wait for processes that it left running, which may still hold its output."""
         argv = [which(argv[0]) or argv[0], *argv[1:]]
         options = {"cwd": self.directory, **options}
         with tempfile.TemporaryFile() as told:
@@ -98,7 +98,7 @@ class Place:
 
 
 def first_line(*argv):
-    """What a program says of its version."""
+    """The first line that a program prints about its version."""
     argv = [which(argv[0]) or argv[0], *argv[1:]]
     done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return (done.stdout.decode(errors="replace").strip().splitlines() or [""])[0]

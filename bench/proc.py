@@ -1,4 +1,4 @@
-"""Processes and what the kernel tells about them.
+"""Processes and what the kernel reports about them.
 
 Knows: starting and ending children, /proc, free ports. Never: which program it is, what is measured.
 """
@@ -18,11 +18,11 @@ LISTEN, ESTABLISHED = "0A", "01"
 
 
 class Failed(Exception):
-    """A measurement that did not work, with the reason."""
+    """A measurement that failed, with the reason."""
 
 
 def raise_descriptor_limit():
-    """Children inherit it. Returns the limit."""
+    """Raises the limit on descriptors, which children inherit. Returns the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -36,7 +36,7 @@ def _tie():
 
 
 class Children:
-    """All processes of a run, so that none survives it."""
+    """All processes of a run, so that none outlives it."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -84,7 +84,7 @@ class Children:
             self.running.remove(child)
 
     def stop_all(self):
-        """Ends whatever is left."""
+        """Ends all processes that are left."""
         for child in list(self.running):
             self.stop(child)
 
@@ -160,7 +160,7 @@ def cpu(pid):
 
 
 def thread_cpu(pid, name):
-    """Seconds used so far by the threads of a process that have this name."""
+    """Seconds used so far by the threads of a process with this name."""
     exact = 0
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
@@ -174,14 +174,14 @@ def thread_cpu(pid, name):
 
 
 class Company:
-    """Who else used the processors since this was made."""
+    """How much of the processors others have used since this object was created."""
 
     def __init__(self):
         self.begin = self._now()
 
     @staticmethod
     def _now():
-        """Seconds of processor time: all there was, what programs used, what the hypervisor took, what is ours."""
+        """Seconds of processor time: in all, used by programs, taken by the hypervisor, used by our own processes."""
         with open("/proc/stat") as file:
             user, nice, system, idle, wait, hard, soft, stolen = (int(word) / TICKS for word in file.readline().split()[1:9])
         mine = sum(
@@ -192,13 +192,13 @@ class Company:
         return busy + idle + wait + stolen, busy, stolen, mine
 
     def shares(self):
-        """(of other programs, of the hypervisor), in percent of all there was. Only of children that have ended is known what they used."""
+        """(of other programs, of the hypervisor), in percent of the total. Our children count only after they have ended."""
         total, busy, stolen, mine = (end - begin for begin, end in zip(self.begin, self._now()))
         return (100 * max(0, busy - mine) / total, 100 * stolen / total) if total > 0 else (0, 0)
 
 
 def pss(pid):
-    """Bytes of memory of a process and its descendants, shared pages divided among their users."""
+    """Bytes of memory of a process and its descendants; shared pages are divided among their users."""
     total = 0
     for member in family(pid):
         try:
@@ -219,7 +219,7 @@ def tcp_table():
 
 
 def is_listening(port):
-    """Looks instead of connecting: a connection would reach the server behind the proxy."""
+    """Looks at the list of sockets instead of connecting, since a connection would reach the server behind the proxy."""
     for local, _, state, _ in tcp_table():
         if state != LISTEN:
             return False
@@ -240,7 +240,7 @@ def wait_listening(port, child, patience=10.0):
 
 
 def clients_per_poller(pid, port):
-    """Which clients of the listening port sit on which epoll instance: lists of their port numbers.
+    """Which clients of the listening port belong to which epoll instance: lists of their port numbers.
 
     Every event loop in use here has one epoll instance per worker, so this is who carries whom.
     """
@@ -269,7 +269,7 @@ _given = set()
 
 
 def free_port():
-    """A port nobody uses, below those that outgoing connections get by themselves."""
+    """A free port below the range of ports that the system chooses for outgoing connections."""
     for _ in range(1000):
         port = random.randrange(10_000, 32_000)
         if port in _given:

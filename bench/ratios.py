@@ -1,4 +1,4 @@
-"""Whether two ways to run differ: ratios of what was measured in the same round, and how sure they are.
+"""Whether two ways to run differ: ratios of figures from the same round, and how certain they are.
 
 Knows: numbers. Never: what they mean, how they are shown.
 """
@@ -29,7 +29,7 @@ def interval(values, sure=SURE):
 
 @dataclass(frozen=True)
 class Versus:
-    """One way against another: medians over the rounds of ratio and difference, each with its interval or None."""
+    """One way compared with another: medians of ratio and difference over the rounds, each with its interval or None."""
 
     ratio: float
     ratio_within: tuple
@@ -38,7 +38,7 @@ class Versus:
 
 
 def versus(own, other):
-    """Compares figures by round, {round: value}; None: no round has both."""
+    """Compares figures by round, {round: value}; None if no round has both."""
     both = [turn for turn in own if other.get(turn)]
     if not both:
         return None
@@ -50,7 +50,7 @@ def versus(own, other):
 
 
 def noise(again):
-    """The ratios that a program has to itself, (low, high): what lies in there is no difference. None: that is not known."""
+    """The range of ratios of a program to itself, (low, high): a ratio within it is no difference. None if it is not known."""
     if again is None or again.ratio_within is None:
         return None
     low, high = again.ratio_within
@@ -58,7 +58,7 @@ def noise(again):
 
 
 def differs(one, band):
-    """Is it sure that there is a difference? None: that cannot be said."""
+    """Is there certainly a difference? None if that cannot be decided."""
     if one is None or one.ratio_within is None or band is None:
         return None
     low, high = one.ratio_within

@@ -1,4 +1,4 @@
-"""The rows: what is measured, one function per row.
+"""The rows of the comparison: what is measured, one function per row.
 
 Knows: which load goes through which program, which figures come out. Never: targets, how figures are shown.
 """
@@ -17,7 +17,7 @@ import proc
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure: its key, name and unit, and whether more of it is better."""
+    """A figure: its key, name and unit, and whether a higher value is better."""
 
     key: str
     name: str
@@ -41,7 +41,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of work."""
+    """A kind of load."""
 
     key: str
     title: str
@@ -64,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """How long things run."""
+    """How long measurements run."""
 
     rounds: int
     bulk: dict
@@ -81,7 +81,7 @@ QUICK = Scale(1, {"size": 200_000_000}, 6_000, 1, 1_000, 1_000, 1, 1_000)
 
 
 class Bench:
-    """What a row works with: children, programs, servers, scale."""
+    """What a row uses: children, programs, servers, scale."""
 
     def __init__(self, children, programs, scale, directory):
         self.children, self.programs, self.scale, self.directory = children, programs, scale, directory
@@ -89,7 +89,7 @@ class Bench:
         self.round = 0
 
     def server(self, kind):
-        """The port of a server that serves the whole run, started at its first use."""
+        """The port of a server that is started at its first use and runs until the end."""
         if kind not in self._servers:
             self._servers[kind] = getattr(self.programs, kind)()
         return self._servers[kind]
@@ -104,14 +104,14 @@ class Bench:
 
 
 class Cost:
-    """CPU time of a proxy since this was made."""
+    """The CPU time of a proxy since this object was created."""
 
     def __init__(self, pid):
         self.pid = pid
         self.begin = proc.cpu(pid) if pid else None
 
     def per(self, amount, key, factor):
-        """{key: factor x seconds per amount, "user_share": ...}, or nothing without a proxy."""
+        """{key: factor x seconds per amount, "user_share": ...}; empty without a proxy."""
         if not self.pid:
             return {}
         user, system, both = (end - begin for begin, end in zip(self.begin, proc.cpu(self.pid)))
@@ -126,7 +126,7 @@ class Cost:
 
 
 def bulk(bench, program, streams, down, is_lasting=False):
-    """iperf3, as many streams, one direction."""
+    """iperf3 with this number of streams, in one direction."""
     sink = None
     if is_lasting:
         channel = bench.server("lasting_sink")
@@ -143,7 +143,7 @@ def bulk(bench, program, streams, down, is_lasting=False):
 
 
 def requests(bench, program, clients, is_lasting=False, neighbours=0):
-    """redis-benchmark PING, one request in flight per client, beside programs that use a core each."""
+    """redis-benchmark PING with one request in flight per client, beside programs that each use a core."""
     # A few clients are slow: as long for them as for many.
     count = min(bench.scale.requests, 15_000 * clients)
     with bench.proxy(program, [bench.server("redis")], is_lasting) as proxy, load.burning(bench.children, neighbours):
@@ -154,7 +154,7 @@ def requests(bench, program, clients, is_lasting=False, neighbours=0):
 
 
 def latency(bench, program):
-    """One client; the direct connection is measured along with each program, so that both see the same moment."""
+    """One client. The direct connection is measured together with each program, so that both see the same conditions."""
     server = bench.server("redis")
     with bench.programs.start(program, [server]) as proxy:
         direct = load.ping(server, bench.scale.pings)
@@ -176,10 +176,10 @@ def connections(bench, program, clients, is_lasting=False):
 
 
 def greetings(bench, program, task, served, host="127.0.0.1", scheme="http"):
-    """New connections of a proxy that has more to do than to carry bytes, beside the same proxy that only carries them.
+    """New connections through a proxy that does more than relay bytes, beside the same proxy that only relays them.
 
-    Both run the whole time and take turns by the second, so that both see the same moments. A header costs its receiver more than its
-    sender: so where the proxy sends none, the clients do.
+    Both run the whole time and take turns every second, so that both see the same conditions. A header costs its receiver more
+    than its sender, so where the proxy sends none, the clients do.
     """
     channels = {name: bench.server(served) for name in (peers.PLAIN, task)}
     # As many bytes of Lua for both.
@@ -210,7 +210,7 @@ def greetings(bench, program, task, served, host="127.0.0.1", scheme="http"):
 
 
 def idle(bench, program):
-    """Memory of connections that spoke once and are silent since."""
+    """Memory of connections that were used once and are idle since."""
     with bench.programs.start(program, [bench.server("quiet")]) as proxy:
         load.ping(proxy.port, 10)
         before = proc.pss(proxy.pid)
@@ -222,7 +222,7 @@ def idle(bench, program):
 
 
 def busy_among_idle(bench, program):
-    """50 busy clients with and without idle ones in the proxy; the server holds as many idle ones both times."""
+    """50 busy clients with and without idle connections in the proxy; the server holds the same number of idle ones both times."""
     server = bench.server("redis")
     rates = {}
     # The order alternates with the round, so that neither is always the first.
@@ -235,7 +235,7 @@ def busy_among_idle(bench, program):
 
 
 def start(bench, program):
-    """From exec to the first answer through the proxy."""
+    """The time from exec to the first answer through the proxy."""
     server = bench.server("redis")
     times = []
     for _ in range(bench.scale.starts):
@@ -245,7 +245,7 @@ def start(bench, program):
 
 
 def fairness(bench, program):
-    """8 bulk streams: how they are spread over the workers, and how unequal they end."""
+    """8 bulk streams: how they are distributed over the workers, and how much their totals differ."""
     channel, sink = bench.programs.sink()
     try:
         with bench.programs.start(program, [channel]) as proxy:
@@ -272,7 +272,7 @@ def fairness(bench, program):
 
 
 def system_calls(bench, program, clients):
-    """strace -c: informational, a traced program runs slower and so in another rhythm."""
+    """strace -c: for information only, since a traced program runs slower and so behaves differently."""
     kind = "redis" if clients == "request" else "web"
     with bench.programs.start(program, [bench.server(kind)]) as proxy:
         load.first_answer(proxy.port, time.monotonic() + 5)
@@ -288,7 +288,7 @@ def system_calls(bench, program, clients):
 
 
 def pick(bench, program):
-    """The micro-benchmark of one pick, as cargo runs it: figures for all cells at once."""
+    """The micro-benchmark of one pick, run by cargo: figures for all cells at once."""
     del program
     return micro.picks(bench.children)
 

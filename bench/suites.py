@@ -1,4 +1,4 @@
-"""Test suites and clients of others: how each server is started, what is run against a port, and how its tests are counted.
+"""Other projects' test suites and clients: how each server is started, what is run against a port, how tests are counted.
 
 Knows: their command lines and what they print. Never: what is between them and their server.
 """

@@ -1,4 +1,4 @@
-"""The result as text: Markdown that also reads well in a terminal.
+"""The result as text: Markdown that is also readable in a terminal.
 
 Knows: samples, verdicts, the order of rows. Never: how anything is measured, files.
 """
@@ -16,7 +16,7 @@ AGAINST = (
 
 
 def number(value):
-    """Three significant digits, or whole from 100 up, thousands apart."""
+    """Three significant digits, or whole from 100 up, with thousands separated."""
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -37,7 +37,7 @@ def spread(values):
 
 
 def ratio_of(verdict):
-    """One digit more than elsewhere: a target that is just missed must not look met."""
+    """The ratio with one digit more than elsewhere, so that a target that is just missed does not look met."""
     return "–" if verdict.ratio is None else f"{verdict.ratio:.3f}"
 
 
@@ -114,7 +114,7 @@ def verdicts(rows, samples, wanted):
 
 
 def against(rows, samples, base, again):
-    """Every program against `base` in the same round; `again` is `base` once more, and says what is noise."""
+    """Compares every program with `base` in the same round. `again` is `base` measured once more, which shows the noise."""
     parts = []
     for row in rows:
         body = []
@@ -136,7 +136,7 @@ def against(rows, samples, base, again):
 
 
 def verdict_of(differs):
-    """What is said of a difference."""
+    """The words for a difference."""
     return {None: "too few rounds", False: "none to be seen", True: "differs"}[differs]
 
 
@@ -146,12 +146,12 @@ def within(value, bounds, shown):
 
 
 def signed(value):
-    """A difference: what is more has a sign as well."""
+    """A difference, with a sign even if it is positive."""
     return ("+" if value > 0 else "−" if value < 0 else "") + number(abs(value))
 
 
 def ratio(value):
-    """Three digits behind the point: a thousandth may be all that is asked about."""
+    """Three digits after the point, since the question may be about a thousandth."""
     return f"{value:.3f}"
 
 

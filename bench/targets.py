@@ -1,4 +1,4 @@
-"""What every figure must reach, and whether it does.
+"""The targets for all figures, and whether they are met.
 
 Knows: the targets, medians. Never: how a figure is measured or shown.
 """
@@ -13,7 +13,7 @@ BEST, HAPROXY, NUMBER = "best peer", "HAProxy", "number"
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on one figure of balance: `factor` times what `against` has, or `factor` itself."""
+    """A bound on one figure of balance: `factor` times the figure of `against`, or `factor` itself."""
 
     cell: str
     metric: str
@@ -28,7 +28,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How balance did: `ratio` is to the other side's median, or the figure itself where that is the target."""
+    """Whether balance met a target. `ratio` is relative to the other side's median, or the figure itself if the target is one."""
 
     target: Target
     ratio: float = None
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def targets(workers):
-    """All targets, for so many workers."""
+    """All targets for this number of workers."""
     found = []
     for cell in [f"bulk-{n}-{direction}" for n in (1, 2, 8) for direction in ("up", "down")]:
         found += [
@@ -78,7 +78,7 @@ class Samples:
         self.rounds = {}
 
     def add(self, cell, program, figures, turn=0):
-        """Takes what one measurement gave; text goes to the notes."""
+        """Adds the figures of one measurement; text goes to the notes."""
         for metric, value in figures.items():
             if isinstance(value, str):
                 self.notes.setdefault(cell, {})[program] = value
@@ -87,16 +87,16 @@ class Samples:
                 self.rounds.setdefault((cell, metric, program), {})[turn] = value
 
     def all(self, cell, metric, program):
-        """The values of all rounds, maybe none."""
+        """The values of all rounds; may be empty."""
         return self.values.get(cell, {}).get(metric, {}).get(program, [])
 
     def median(self, cell, metric, program):
-        """The median over the rounds, or None."""
+        """The median over the rounds, or None if there are no values."""
         values = self.all(cell, metric, program)
         return statistics.median(values) if values else None
 
     def best_peer(self, cell, metric, more_is_better):
-        """(name, median) of the peer that did best, or (None, None)."""
+        """(name, median) of the best peer, or (None, None)."""
         found = [(peer, self.median(cell, metric, peer)) for peer in peers.PEERS]
         found = [pair for pair in found if pair[1] is not None]
         if not found:
@@ -105,7 +105,7 @@ class Samples:
 
 
 def of_observing():
-    """Those of `bench/compare --observe`."""
+    """The targets of `bench/compare --observe`."""
     return [Target("scrape-quiet", "p50_ms", False, 20), Target("scrape-quiet", "p99_ms", False, 20)]
 
 

@@ -1,4 +1,4 @@
-"""Tests of what can be tested without running a benchmark: `python3 -m unittest discover bench`.
+"""Tests of everything that needs no benchmark run: `python3 -m unittest discover bench`.
 
 Knows: sample outputs, made-up figures. Never: processes, the network.
 """

@@ -1,4 +1,4 @@
-"""The test suites that projects have for their own client or server: redis-py's, MariaDB's, OpenSSH's.
+"""Test suites that projects have for their own client or server: redis-py's, MariaDB's, OpenSSH's.
 
 Knows: where the suites come from, how they are told a port, what they print. Never: what is between them and their server.
 """
