@@ -1,23 +1,30 @@
-//! The documents are true: blocks marked as runnable are run as a reader would run them, one after another.
+//! The documents do what they show: blocks marked as runnable are run as a reader would run them, one after the other.
 //!
-//! A page marks its blocks by comments, which readers do not see:
+//! A page marks its blocks by comments, which no reader sees:
 //!
-//! - `<!-- run -->` before a fenced block: the block is run, and must print what it shows. Lines that begin
-//!   with `$ ` or `# ` are commands (a backslash at their end joins the next line), all others are output. A
-//!   fence `sh` has commands only. `<!-- run, may differ: 28623 18230 -->` names words of the output that
-//!   differ each time. Times may always differ.
+//! - `<!-- run -->` before a fenced block: it is run, and must print what it shows. Lines behind `$ ` or `# ` are commands
+//!   (a backslash at their end joins the next line to them), all others are output. A fence `sh` has commands only: they must
+//!   succeed. Behind `web1$ ` or `web1# ` is a command on the machine web1.
+//!   `<!-- run, may differ: 28623 18230 -->` names words of the output that are other ones each time. Times always may.
+//! - `<!-- accepted -->` before a block of examples that are not run: balance has to accept each command line (`--check-only`).
+//!   What it is given as `-c` is not looked at.
 //! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
-//! - `<!-- hidden COMMAND -->`: the command is run, and its output is ignored. For things that a reader
-//!   already has, such as servers.
+//! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
 //!
-//!   `web NAME ADDRESS:PORT` starts a web server that answers with its name, on another machine in
-//!   10.1.1.0/24, and `dies NAME` kills it. `listens ADDRESS:PORT ...` waits until something listens,
-//!   `says PATTERN COMMAND` until the command prints the pattern. `holds N PORT [ALL]` opens N connections to
-//!   a port, waits until the service has them (or ALL), and keeps them until `lets_go PORT`.
-//!   `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
+//! Each page has a machine of its own, with the files of this one: whatever it writes is gone afterwards
+//! (`docs/machine.sh`). `systemctl` is one that needs no systemd (`docs/systemctl`).
+//! Commands for hidden steps (`docs/helpers.sh`):
 //!
-//! Each page has a network, a process namespace and an empty `/etc/balance`, `/var/lib/balance` and home of
-//! its own.
+//! - `web NAME ADDRESS:PORT` starts a web server that says its name, on the machine `far`, in 10.1.1.0/24. `dies NAME` kills it.
+//! - `machine NAME HERE THERE` makes a machine, joined to that of the page by a network on which they have these addresses
+//!   (`10.2.0.1/24 10.2.0.2/24`). `NAME COMMAND` runs there.
+//! - `listens ADDRESS:PORT ...` waits until something listens on one of the machines, `says PATTERN COMMAND` until the command says so.
+//! - `holds N PORT [ALL]` keeps so many connections to a port open, until `lets_go PORT`, and waits until the service has them
+//!   (or ALL).
+//! - `answers 'ADDRESS NAME' '_SERVICE.NAME PRIORITY WEIGHT PORT HOST' ...` starts the name server of the machine with these records
+//!   and no others; `fails` ends it. `known NAME ...` puts names into `/etc/hosts` of which only an address is needed.
+//! - `in_the_source` goes to a directory with the source and the program, as after a build.
+//! - `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +37,8 @@ use crate::harness::{BALANCE, Directory, Run, needs_root};
 enum Step {
     File { path: String, text: String },
     Hidden(String),
-    Command { line: usize, command: String, output: Option<String>, may_differ: Vec<String> },
+    Command { line: usize, command: String, machine: String, output: Option<String>, may_differ: Vec<String> },
+    Accepted { line: usize, command: String },
 }
 
 /// What the next block is for.
@@ -39,6 +47,7 @@ enum Mark {
     #[default]
     None,
     Run(Vec<String>),
+    Accepted,
     File(String),
 }
 
@@ -53,6 +62,8 @@ fn steps(page: &str) -> Vec<Step> {
                 steps.push(Step::Hidden(command.to_owned()));
             } else if let Some(path) = comment.strip_prefix("file ") {
                 mark = Mark::File(path.to_owned());
+            } else if comment == "accepted" {
+                mark = Mark::Accepted;
             } else if let Some(rest) = comment.strip_prefix("run") {
                 let words = rest.strip_prefix(", may differ: ").unwrap_or_default();
                 mark = Mark::Run(words.split_whitespace().map(str::to_owned).collect());
@@ -79,88 +90,79 @@ fn steps(page: &str) -> Vec<Step> {
                 let text = block.iter().map(|(_, line)| format!("{line}\n")).collect();
                 steps.push(Step::File { path, text });
             }
+            Mark::Accepted => {
+                let lines = whole_lines(&block).into_iter().map(|(line, text)| {
+                    let (_, command) = prompted(&text).unwrap_or(("", &text));
+                    Step::Accepted { line, command: command.to_owned() }
+                });
+                steps.extend(lines);
+            }
             Mark::Run(may_differ) => commands(&block, language == "sh", &may_differ, &mut steps),
         }
     }
     steps
 }
 
+/// The lines of a block; a backslash joins two.
+fn whole_lines(block: &[(usize, &str)]) -> Vec<(usize, String)> {
+    let mut whole: Vec<(usize, String)> = Vec::new();
+    for &(number, line) in block {
+        match whole.last_mut().filter(|(_, before)| before.ends_with('\\')) {
+            Some((_, before)) => *before += &format!("\n{line}"),
+            None => whole.push((number, line.to_owned())),
+        }
+    }
+    whole
+}
+
+/// The machine (none: that of the page) and the command behind a prompt.
+fn prompted(line: &str) -> Option<(&str, &str)> {
+    let at = line.find(['$', '#'])?;
+    let (machine, command) = (&line[..at], line[at + 1..].strip_prefix(' ')?);
+    machine.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()).then_some((machine, command))
+}
+
 fn commands(block: &[(usize, &str)], is_script: bool, may_differ: &[String], steps: &mut Vec<Step>) {
-    let mut continues = false;
-    for &(line, text) in block {
-        let prompted = text.strip_prefix("$ ").or_else(|| text.strip_prefix("# "));
-        let command = if is_script { Some(text) } else { prompted };
-        match (command, steps.last_mut()) {
-            (_, Some(Step::Command { command, .. })) if continues => {
-                command.push('\n');
-                command.push_str(text);
-            }
-            (Some(command), _) => steps.push(Step::Command {
+    for (line, text) in whole_lines(block) {
+        let found = if is_script { Some(("", text.as_str())) } else { prompted(&text) };
+        match (found, steps.last_mut()) {
+            (Some((machine, command)), _) => steps.push(Step::Command {
                 line,
                 command: command.to_owned(),
+                machine: machine.to_owned(),
                 output: (!is_script).then(String::new),
                 may_differ: may_differ.to_owned(),
             }),
-            (None, Some(Step::Command { output: Some(output), .. })) => {
-                output.push_str(text);
-                output.push('\n');
-            }
+            (None, Some(Step::Command { output: Some(output), .. })) => *output += &format!("{text}\n"),
             (None, _) => panic!("line {line} is output of no command: {text}"),
         }
-        continues = text.ends_with('\\');
     }
 }
 
 /// Before the output of each step.
 const MARKER: &str = "@@@ step";
 
-const PRELUDE: &str = r#"
-exec 2>&1 </dev/null
-ip link set lo up
-mount -t tmpfs none /etc/balance
-mount -t tmpfs none /var/lib/balance
-cd "$HOME"
-cp /etc/hosts .hosts
-mount --bind .hosts /etc/hosts
-mount -t tmpfs none /run
-mkdir /run/netns
-mount -t tmpfs none /var/log
-mkdir /var/log/nginx
-ip netns add far
-ip link add near type veth peer name far netns far
-ip address add 10.1.1.254/24 dev near
-ip link set near up
-ip -n far link set far up
-far() { nsenter --net=/run/netns/far "$@"; }
-listens() { for place; do until { ss -Hltn "src $place"; far ss -Hltn "src $place"; } | grep -q .; do sleep 0.02; done; done; }
-says() { until eval "$2" 2>&1 | grep -q "$1"; do sleep 0.02; done; }
-web() {
-  ip -n far address add "${2%:*}/24" dev far 2>/dev/null
-  grep -q " $1\$" .hosts || echo "${2%:*} $1" >>/etc/hosts
-  mkdir -p ".web/$1"
-  echo "hello from $1" >".web/$1/index.html"
-  nsenter --net=/run/netns/far python3 -m http.server --bind "${2%:*}" --directory ".web/$1" "${2#*:}" >/dev/null 2>&1 &
-  eval "pid_$1=$!"
-  listens "$2"
-}
-dies() { eval "kill -9 \$pid_$1; wait \$pid_$1"; }
-holds() {
-  python3 -c 'import socket, sys, time
-held = [socket.create_connection(("127.0.0.1", int(sys.argv[2]))) for _ in range(int(sys.argv[1]))]
-time.sleep(600)' "$@" &
-  eval "pid_hold_$2=$!"
-  says " ${3:-$1} serving" "balance -c services $2"
-}
-lets_go() { dies "hold_$1"; }
-"#;
+/// Behind what a command reads.
+const END: &str = "@@@ end";
+
+/// What a page begins with.
+const HELPERS: &str = include_str!("docs/helpers.sh");
 
 fn script(steps: &[Step]) -> String {
-    let mut script = PRELUDE.to_owned();
+    let mut script = HELPERS.to_owned();
     for step in steps {
         let what = match step {
-            Step::File { path, text } => format!("cat >'{path}' <<'@@@ end'\n{text}@@@ end"),
+            Step::File { path, text } => format!("cat >'{path}' <<'{END}'\n{text}{END}"),
             Step::Hidden(command) => command.clone(),
-            Step::Command { command, may_differ, .. } => with_numbers(command, may_differ),
+            Step::Accepted { command, .. } => format!("accepted <<'{END}'\n{command}\n{END}"),
+            Step::Command { command, may_differ, machine, output, .. } => {
+                let command = with_numbers(command, may_differ);
+                match (machine.as_str(), output) {
+                    ("", Some(_)) => command,
+                    ("", None) => format!("{command}\n[ $? -eq 0 ] || echo 'it failed'"),
+                    _ => format!("on {machine} <<'{END}'\n{command}\n{END}"),
+                }
+            }
         };
         script += &format!("echo '{MARKER}'\n{what}\n");
     }
@@ -213,24 +215,8 @@ fn is_shown(shown: &str, printed: &str, may_differ: &[String]) -> bool {
         })
 }
 
-/// Directories to mount on, which the machine lacked. They go when this goes.
-struct MountPoints(Vec<&'static str>);
-
-impl MountPoints {
-    fn make() -> Self {
-        let places = ["/etc/balance", "/var/lib/balance"];
-        Self(places.into_iter().filter(|place| fs::create_dir(place).is_ok()).collect())
-    }
-}
-
-impl Drop for MountPoints {
-    fn drop(&mut self) {
-        for place in &self.0 {
-            // One in which somebody has put something meanwhile stays.
-            let _ = fs::remove_dir(place);
-        }
-    }
-}
+/// So many pages are run side by side.
+const AT_A_TIME: usize = 3;
 
 /// Runs a page, as root, in namespaces of its own.
 fn follow(path: &Path) {
@@ -238,16 +224,25 @@ fn follow(path: &Path) {
     let steps = steps(&fs::read_to_string(path).expect("a page of ours"));
     let directory = Directory::new();
     let file = directory.file("page.sh", &script(&steps));
+    let source = env!("CARGO_MANIFEST_DIR");
+    let program = Path::new(BALANCE).parent().expect("the program is in a directory");
     let inside = format!(
-        "exec unshare --net --mount --pid --fork --kill-child --mount-proc bash '{}'",
-        file.display()
+        "exec unshare --net --mount --pid --fork --kill-child bash '{source}/tests/suite/docs/machine.sh' '{}' '{source}' '{}'",
+        file.display(),
+        program.display()
     );
     let finished = Run::script(&directory, &inside).within(Duration::from_secs(120)).finish();
     let mut outputs: Vec<&str> = finished.stdout.split(MARKER).skip(1).collect();
     outputs.resize(steps.len(), "");
     for (step, output) in steps.iter().zip(outputs) {
-        let Step::Command { line, command, output: Some(shown), may_differ } = step else { continue };
         let printed = output.split_once('\n').map_or("", |(_, printed)| printed);
+        let (line, command, shown, may_differ) = match step {
+            Step::Command { line, command, output, may_differ, .. } => {
+                (line, command, output.as_deref().unwrap_or_default(), may_differ.as_slice())
+            }
+            Step::Accepted { line, command } => (line, command, "", [].as_slice()),
+            Step::File { .. } | Step::Hidden(_) => continue,
+        };
         assert!(
             is_shown(shown, printed, may_differ),
             "{page}:{line}: {command}\n--- shown\n{shown}--- printed\n{printed}--- all\n{finished}"
@@ -266,15 +261,24 @@ fn pages_do_what_they_show() {
         .map(|entry| entry.expect("a document").path())
         .chain([root.join("README.md")])
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .filter(|path| fs::read_to_string(path).expect("a page of ours").contains("<!-- run"))
+        .filter(|path| {
+            let text = fs::read_to_string(path).expect("a page of ours");
+            ["<!-- run", "<!-- accepted"].iter().any(|mark| text.contains(mark))
+        })
         .collect();
     pages.sort();
-    let _made = MountPoints::make();
-    // Two at a time: a page mostly waits.
-    let (first, second) = pages.split_at(pages.len() / 2);
+    // The one that waits for half a minute goes first. A page mostly waits.
+    pages.sort_by_key(|page| !page.ends_with("docs/names.md"));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let take = || pages.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     std::thread::scope(|scope| {
-        scope.spawn(|| first.iter().for_each(|page| follow(page)));
-        second.iter().for_each(|page| follow(page));
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(page) = take() {
+                    follow(page)
+                }
+            });
+        }
     });
     for page in ["README.md", "docs/start.md"] {
         assert!(pages.contains(&root.join(page)), "nothing of {page} is run");
@@ -295,10 +299,12 @@ fn the_reference_is_the_one_the_program_prints() {
 #[test]
 fn commands_outputs_and_files_of_a_page_are_found() {
     let page = "text\n<!-- file /etc/x -->\n```\na: 1\n```\n<!-- hidden true -->\n<!-- run, may differ: 7 -->\n\
-                ```console\n$ echo a \\\n  b\na b\n$ echo 7\n7\n```\n```\n$ not run\n```\n";
+                ```console\n$ echo a \\\n  b\na b\n$ echo 7\n7\n```\n```\n$ not run\n```\n\
+                <!-- accepted -->\n```\nbalance 80 a \\\n  b\n```\n<!-- run -->\n```\nweb1# id\nroot\n```\n";
     let command = |line, command: &str, output: &str| Step::Command {
         line,
         command: command.to_owned(),
+        machine: String::new(),
         output: Some(output.to_owned()),
         may_differ: vec!["7".to_owned()],
     };
@@ -307,6 +313,14 @@ fn commands_outputs_and_files_of_a_page_are_found() {
         Step::Hidden("true".to_owned()),
         command(9, "echo a \\\n  b", "a b\n"),
         command(12, "echo 7", "7\n"),
+        Step::Accepted { line: 20, command: "balance 80 a \\\n  b".to_owned() },
+        Step::Command {
+            line: 25,
+            command: "id".to_owned(),
+            machine: "web1".to_owned(),
+            output: Some("root\n".to_owned()),
+            may_differ: Vec::new(),
+        },
     ];
     assert_eq!(steps(page), expected);
 }
