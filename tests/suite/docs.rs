@@ -10,6 +10,7 @@
 //!   What it is given as `-c` is not looked at.
 //! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
 //! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
+//! - `<!-- check COMMAND -->`: is run, and must succeed. For what the page says of a block that cannot be run.
 //!
 //! Each page has a machine of its own, with the files of this one: whatever it writes is gone afterwards
 //! (`docs/machine.sh`). `systemctl` is one that needs no systemd (`docs/systemctl`).
@@ -39,6 +40,7 @@ enum Step {
     Hidden(String),
     Command { line: usize, command: String, machine: String, output: Option<String>, may_differ: Vec<String> },
     Accepted { line: usize, command: String },
+    Check { line: usize, command: String },
 }
 
 /// What the next block is for.
@@ -60,6 +62,8 @@ fn steps(page: &str) -> Vec<Step> {
         if let Some(comment) = text.strip_prefix("<!-- ").and_then(|text| text.strip_suffix(" -->")) {
             if let Some(command) = comment.strip_prefix("hidden ") {
                 steps.push(Step::Hidden(command.to_owned()));
+            } else if let Some(command) = comment.strip_prefix("check ") {
+                steps.push(Step::Check { line: number + 1, command: command.to_owned() });
             } else if let Some(path) = comment.strip_prefix("file ") {
                 mark = Mark::File(path.to_owned());
             } else if comment == "accepted" {
@@ -142,6 +146,9 @@ fn commands(block: &[(usize, &str)], is_script: bool, may_differ: &[String], ste
 /// Before the output of each step.
 const MARKER: &str = "@@@ step";
 
+/// Behind the output of a command that should have succeeded.
+const FAILED: &str = "@@@ it failed";
+
 /// Behind what a command reads.
 const END: &str = "@@@ end";
 
@@ -154,12 +161,15 @@ fn script(steps: &[Step]) -> String {
         let what = match step {
             Step::File { path, text } => format!("cat >'{path}' <<'{END}'\n{text}{END}"),
             Step::Hidden(command) => command.clone(),
+            Step::Check { command, .. } => {
+                format!("checked=$({command}) || {{ echo \"$checked\"; echo '{FAILED}'; }}")
+            }
             Step::Accepted { command, .. } => format!("accepted <<'{END}'\n{command}\n{END}"),
             Step::Command { command, may_differ, machine, output, .. } => {
                 let command = with_numbers(command, may_differ);
                 match (machine.as_str(), output) {
                     ("", Some(_)) => command,
-                    ("", None) => format!("{command}\n[ $? -eq 0 ] || echo 'it failed'"),
+                    ("", None) => format!("{command}\n[ $? -eq 0 ] || echo '{FAILED}'"),
                     _ => format!("on {machine} <<'{END}'\n{command}\n{END}"),
                 }
             }
@@ -237,10 +247,17 @@ fn follow(path: &Path) {
     for (step, output) in steps.iter().zip(outputs) {
         let printed = output.split_once('\n').map_or("", |(_, printed)| printed);
         let (line, command, shown, may_differ) = match step {
-            Step::Command { line, command, output, may_differ, .. } => {
-                (line, command, output.as_deref().unwrap_or_default(), may_differ.as_slice())
+            Step::Command { line, command, output: Some(output), may_differ, .. } => {
+                (line, command, output.as_str(), may_differ.as_slice())
             }
-            Step::Accepted { line, command } => (line, command, "", [].as_slice()),
+            Step::Command { line, command, output: None, .. } => {
+                let failed = printed.trim_end().ends_with(FAILED);
+                assert!(!failed, "{page}:{line}: {command}\n--- printed\n{printed}--- all\n{finished}");
+                continue;
+            }
+            Step::Accepted { line, command } | Step::Check { line, command } => {
+                (line, command, "", [].as_slice())
+            }
             Step::File { .. } | Step::Hidden(_) => continue,
         };
         assert!(
