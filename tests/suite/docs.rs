@@ -1,29 +1,35 @@
-//! The documents do what they show: blocks marked as runnable are run as a reader would run them, one after the other.
+//! The documents are true: blocks marked as runnable are run as a reader would run them, one after another.
 //!
-//! A page marks its blocks by comments, which no reader sees:
+//! A page marks its blocks by comments, which readers do not see:
 //!
-//! - `<!-- run -->` before a fenced block: it is run, and must print what it shows. Lines behind `$ ` or `# ` are commands
-//!   (a backslash at their end joins the next line to them), all others are output. A fence `sh` has commands only: they must
-//!   succeed. Behind `web1$ ` or `web1# ` is a command on the machine web1.
-//!   `<!-- run, may differ: 28623 18230 -->` names words of the output that are other ones each time. Times always may.
-//! - `<!-- accepted -->` before a block of examples that are not run: balance has to accept each command line (`--check-only`).
-//!   What it is given as `-c` is not looked at.
+//! - `<!-- run -->` before a fenced block: the block is run, and must print what it shows. Lines that begin
+//!   with `$ ` or `# ` are commands (a backslash at their end joins the next line), all others are output.
+//!   `web1$ ` or `web1# ` before a command runs it on the machine web1. A fence `sh` has commands only, and
+//!   each of them must succeed. `<!-- run, may differ: 28623 18230 -->` names words of the output that differ
+//!   each time. Times may always differ.
+//! - `<!-- accepted -->` before a block of examples: balance must accept each command line
+//!   (`--check-only`). Lines with `-c` are not checked.
 //! - `<!-- file /etc/balance/shop.conf -->` before a fenced block: the block is that file.
-//! - `<!-- hidden COMMAND -->`: is run, and its output is not looked at. For what a reader has already: servers.
-//! - `<!-- check COMMAND -->`: is run, and must succeed. For what the page says of a block that cannot be run.
+//! - `<!-- hidden COMMAND -->`: the command is run, and its output is ignored. For things that a reader
+//!   already has, such as servers.
+//! - `<!-- check COMMAND -->`: the command is run, and must succeed. For what the text says.
 //!
-//! Each page has a machine of its own, with the files of this one: whatever it writes is gone afterwards
-//! (`docs/machine.sh`). `systemctl` is one that needs no systemd (`docs/systemctl`).
+//! Each page has a machine of its own (`docs/machine.sh`): the files of this machine, with all changes in
+//! memory, and a network and processes of its own. Its `systemctl` needs no systemd (`docs/systemctl`).
 //! Commands for hidden steps (`docs/helpers.sh`):
 //!
-//! - `web NAME ADDRESS:PORT` starts a web server that says its name, on the machine `far`, in 10.1.1.0/24. `dies NAME` kills it.
-//! - `machine NAME HERE THERE` makes a machine, joined to that of the page by a network on which they have these addresses
-//!   (`10.2.0.1/24 10.2.0.2/24`). `NAME COMMAND` runs there.
-//! - `listens ADDRESS:PORT ...` waits until something listens on one of the machines, `says PATTERN COMMAND` until the command says so.
-//! - `holds N PORT [ALL]` keeps so many connections to a port open, until `lets_go PORT`, and waits until the service has them
-//!   (or ALL).
-//! - `answers 'ADDRESS NAME' '_SERVICE.NAME PRIORITY WEIGHT PORT HOST' ...` starts the name server of the machine with these records
-//!   and no others; `fails` ends it. `known NAME ...` puts names into `/etc/hosts` of which only an address is needed.
+//! - `web NAME ADDRESS:PORT` starts a web server that answers with its name, on the machine `far` in
+//!   10.1.1.0/24. `dies NAME` kills it.
+//! - `machine NAME HERE THERE` makes another machine, and a network between it and the page's machine with
+//!   these two addresses (`10.2.0.1/24 10.2.0.2/24`). `NAME COMMAND` runs a command there.
+//! - `listens ADDRESS:PORT ...` waits until something listens there, on any of the machines.
+//!   `says PATTERN COMMAND` waits until the command prints the pattern.
+//! - `holds N PORT [ALL]` opens N connections to a port, waits until the service has them (or ALL), and keeps
+//!   them until `lets_go PORT`.
+//! - `answers 'ADDRESS NAME' '_SERVICE.NAME PRIORITY WEIGHT PORT HOST' ...` starts the machine's name server
+//!   with these records and no others. `fails` ends it. `known NAME ...` puts names into `/etc/hosts` that only
+//!   need some address.
+//! - `package FILE` makes the Debian package of this program.
 //! - `in_the_source` goes to a directory with the source and the program, as after a build.
 //! - `is_8840=$(pgrep -o balance)` says what the number 8840 is in commands of blocks in which it may differ.
 
