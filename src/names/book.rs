@@ -388,7 +388,7 @@ mod tests {
         NameAnswer::Failed("try again".to_owned())
     }
 
-    /// Looks the name up at this time, whether it is due or not.
+    /// Looks the name up at this time, even if it is not due.
     fn learn(book: &mut NameBook, name: &Arc<str>, at: Duration, answer: NameAnswer) -> AnswerMeaning {
         assert!(book.ask(name, at));
         assert_eq!(book.begin(at, 0).as_ref(), Some(name));
@@ -430,7 +430,7 @@ mod tests {
         let (mut book, name) = book(EVERY);
         book.doubt("db", s(1));
         assert_eq!(book.begin(s(1), 0).as_ref(), Some(&name));
-        // What fails meanwhile may have failed after the resolver had answered.
+        // A channel that fails meanwhile may have failed after the resolver had answered.
         book.doubt("db", s(1));
         book.answered(&name, found(1), None, s(1)).expect("it is wanted");
         assert_eq!(book.next_due(0), Some(s(2)));
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn absence_is_believed_after_three_answers_over_thirty_seconds() {
         let gone = |meaning: &AnswerMeaning| matches!(meaning, AnswerMeaning::Gone(..));
-        // By when which answer comes, and which of them is believed.
+        // The times and kinds of answers, and which of them is believed.
         let (yes, no) = (absent, failed);
         type Answer = (u64, fn() -> NameAnswer);
         let cases: [(&[Answer], Option<usize>); 6] = [
@@ -465,7 +465,7 @@ mod tests {
             (&[(0, yes), (100, yes), (200, yes)], Some(2)),
             (&[(0, yes), (600, yes)], None),
             (&[(0, yes), (20, || found(1)), (40, yes), (60, yes), (69, yes), (70, yes)], Some(5)),
-            // A failure between them says nothing either way.
+            // A failed lookup in between changes nothing.
             (&[(0, yes), (20, no), (40, yes), (60, no), (80, yes)], Some(4)),
             (&[(0, no), (20, no), (40, no), (60, yes), (70, yes)], None),
         ];
@@ -522,7 +522,8 @@ mod tests {
         let names: Vec<Arc<str>> = (0..200).map(|n| Arc::from(format!("silent{n:03}"))).collect();
         let good: Arc<str> = Arc::from("web");
         names.iter().chain([&good]).for_each(|name| book.want(name, EVERY, s(0)));
-        // All are new, the one that is answered comes last. Sixteen a second, until no more threads may be.
+        // All are new, and the one that is answered comes last. Sixteen are started per second, until the
+        // maximum number of threads is reached.
         names.iter().chain([&good]).for_each(|name| assert!(book.ask(name, s(1))));
         let mut threads = Vec::new();
         for second in 1..=5 {
@@ -534,7 +535,7 @@ mod tests {
             let wakes = (second < 4).then(|| s(second + 1)).or(Some(s(1) + PATIENCE));
             assert_eq!(book.next_due(threads.len()), wakes, "after {second} s");
         }
-        // They fail at last, and are slow from now on; the others come, and one is answered at once.
+        // They finally fail and are slow from now on. The others are started, and one is answered quickly.
         let mut now = s(20);
         let mut is_answered = false;
         while !is_answered {
@@ -553,7 +554,8 @@ mod tests {
         for name in std::mem::take(&mut threads) {
             book.answered(&name, failed(), None, now);
         }
-        // All are due. Of two hundred that are slow sixteen are at it, and the other one is answered at once, whenever it is asked for.
+        // All are due. Of two hundred slow ones, sixteen are being looked up; the other one is answered
+        // quickly whenever it is asked for.
         now += s(600);
         for turn in 0..20 {
             assert!(book.ask("web", now));
@@ -605,7 +607,7 @@ mod tests {
         book.answered(&name, failed(), None, now).expect("it is wanted");
         let due = book.next_due(0).expect("it is due some time") - now;
         assert!((s(4)..=s(6)).contains(&due), "{due:?}");
-        // By itself never is never.
+        // Without an interval it is never looked up by itself.
         let (mut book, name) = self::book(NameTerms { every: None, ..terms });
         assert_eq!(book.next_due(0), None);
         learn(&mut book, &name, s(1), found(1));

@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn many_names_are_looked_up_at_the_same_time_but_not_too_many() {
         let names = |count: usize| (0..count).map(|n| n.to_string()).collect::<BTreeSet<String>>();
-        // None of these ends before all of them have begun.
+        // None of these returns before all of them have begun.
         let all = Barrier::new(AT_START);
         let said = all_at_once(names(AT_START), |name| {
             all.wait();

@@ -825,7 +825,7 @@ mod tests {
 
     type Kicked = (ChannelKey, Vec<Address>);
 
-    /// A service with this table; what it is told to kick.
+    /// A service with this table, and the kicks that it gets.
     fn settle(resolver: &Resolver, table: &SharedTable, log: &Log) -> (Residence, Receiver<Kicked>) {
         let residence = resolver.residence(table);
         let (kicks, kicked) = channel();
@@ -867,7 +867,7 @@ mod tests {
         assert_eq!(reports[0].answer, Ok(vec![at(2).ip().to_string(), at(3).ip().to_string()]));
         assert_eq!((state(), first(&table, 0)), (HealthState::Untried, at(2)));
         assert_eq!(kicked.recv_timeout(DEADLINE), Ok((key(0), vec![at(1).into()])));
-        // An address has no name.
+        // An address is not a name.
         assert_eq!(residence.ask(Some(key(1)), DEADLINE), Some(Vec::new()));
         resolver.stop();
     }
@@ -890,7 +890,7 @@ mod tests {
         assert_eq!(state(), HealthState::Untried, "it is the last one");
         table.lock().set_state(key(1), AdminState::Enabled).expect("it is there");
         assert!(table.lock().has_another());
-        // As long as another process takes over, nothing changes.
+        // While another process takes over, nothing changes.
         let held = resolver.hold();
         residence.another();
         assert_eq!(residence.ask(None, Duration::from_millis(20)), None);
@@ -969,7 +969,8 @@ mod tests {
                 residence.ask(Some(key(0)), DEADLINE).expect("an answer");
             }
             let before = asked.load(Ordering::SeqCst);
-            // Once more within 2 s and a tenth, without anybody asking for it. What rings only has the clock looked at.
+            // Once more within 2 s plus a tenth, without anybody asking. The rings only make the thread look
+            // at the clock.
             for _ in 0..12 {
                 now += 200_000;
                 TIME.set(now);
@@ -1005,7 +1006,7 @@ mod tests {
         assert_eq!(broken[0].answer, Err("the lookup failed unexpectedly".to_owned()));
         assert!(residence.ask(Some(key(2)), DEADLINE).expect("an answer")[0].answer.is_ok());
         assert_eq!([0, 1, 2].map(|number| first(&table, number)), [at(1), at(2), at(8)]);
-        // While nothing is to change, nothing does.
+        // While changes are held, nothing changes.
         let held = resolver.hold();
         go_on.send(()).expect("it waits");
         assert_eq!(residence.ask(Some(key(2)), Duration::from_millis(20)), None);
@@ -1058,7 +1059,7 @@ mod tests {
             kick: None,
             changed: Box::new(|| ()),
         };
-        // Left and minded again before the thread has heard of either.
+        // Removed and added again before the thread has read of either.
         resolver.leave(&residence);
         resolver.mind(&residence, resident(None));
         assert_eq!(residence.ask(None, DEADLINE).map(|reports| reports.len()), Some(1));

@@ -234,16 +234,16 @@ mod tests {
     enum Does {
         Silent,
         Refuses,
-        /// Answers with this code.
+        /// It answers with this code.
         Code(u8),
         Truncates,
-        /// Answers with this address, and this TTL, to whoever asks for IPv4; the others get nothing.
+        /// It answers queries for IPv4 with this address and TTL, and does not answer others.
         Says(u8, u32),
-        /// Says one address twice.
+        /// It sends one address twice.
         SaysTwice(u8),
-        /// Says first what is no answer.
+        /// It first sends something that is not an answer.
         LiesThen(u8),
-        /// It is this name for another one, by the letter.
+        /// It answers that the name is an alias of another one.
         Alias(u8, u32),
     }
 
@@ -384,7 +384,7 @@ mod tests {
         let (told, fake) = ask(&[A], &[Truncates, Says(1, 30), Says(1, 30)]);
         assert_eq!((told, &fake.asked[..2]), (found(1, 30), &[(A, false), (A, true)][..]));
         assert_eq!(ask(&[A], &[Code(3), Code(3)]).0, NameAnswer::Absent("no such name".to_owned()).into());
-        // What is known of one kind only takes nothing away.
+        // Knowing only one kind of address removes no addresses.
         assert_eq!(ask(&[A], &[Says(1, 30), Code(2)]).0, failed("SERVFAIL for its IPv6 addresses"));
         assert_eq!(ask(&[A], &[Does::SaysTwice(1), Code(0)]).0, found(1, 60));
     }

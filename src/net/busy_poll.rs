@@ -52,7 +52,7 @@ impl BusyPoll {
 mod tests {
     use super::*;
 
-    /// The share of `waits` that are tried, in per cent, where `finds` says for each try whether it finds something.
+    /// The percentage of `waits` that are tries, if `finds` says for each try whether it finds an event.
     fn tried(waits: u32, finds: impl Fn(u32) -> bool) -> u32 {
         let mut busy = BusyPoll::default();
         let mut tries = 0;

@@ -229,7 +229,7 @@ mod tests {
             let round = chains.step(2, at(5_002).into(), at(5_003), at(port), false);
             assert!(matches!(round, Hop::Round), "{round:?}");
         }
-        // Another client of the same service has not been there.
+        // Another client of the same service has not passed there.
         assert!(matches!(chains.step(2, at(6_000).into(), at(5_003), at(80), false), Hop::Within(_)));
         drop((first, second));
         assert!(chains.through().is_empty());
@@ -249,7 +249,7 @@ mod tests {
         let ours = ClientSource::Local(LocalPeer { uid: Some(0), pid: Some(std::process::id()) });
         let other = ClientSource::Local(LocalPeer { uid: Some(0), pid: Some(1 << 30) });
         assert!(matches!(chains.step_by(0, other, name(9)), Hop::Out));
-        // Not one that nobody has sent there.
+        // Not a connection that no service has made.
         drop(chains.step_by(1, ours, name(0)));
         let first = chains.step_by(0, other, name(1));
         let Hop::Within(first) = first else { panic!("{first:?}") };
@@ -263,7 +263,7 @@ mod tests {
         for to in 0..3 {
             assert!(matches!(chains.step_by(3, at(5_003).into(), name(to)), Hop::Round));
         }
-        // Somebody else has not been there.
+        // Another client has not passed there.
         assert!(matches!(chains.step_by(2, other, name(0)), Hop::Within(_)));
         drop((first, second, third));
         assert!(chains.joint().is_empty() && chains.through().is_empty());

@@ -931,7 +931,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        // 300 bytes are promised, with what else it costs; see docs/performance.md.
+        // 300 bytes per connection are promised, including other costs; see docs/performance.md.
         assert!(size_of::<Connection>() <= 248, "{} bytes", size_of::<Connection>());
         assert!(size_of::<Option<Box<Rare>>>() <= 8);
     }

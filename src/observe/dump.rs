@@ -307,7 +307,7 @@ A: b\\c\0D\0A
         assert_eq!(dumped(Direction::Sent, &chunk), format!("-> 81\n{}\\0A\nb\n", "a".repeat(79)));
     }
 
-    /// Counts write calls and fails from the given one on.
+    /// Counts write calls and fails from a given one on.
     struct Failing(Arc<Mutex<(usize, usize)>>);
 
     impl Write for Failing {
@@ -338,7 +338,7 @@ A: b\\c\0D\0A
         );
     }
 
-    /// Takes a chunk whenever it is allowed one.
+    /// Accepts a chunk whenever it is allowed to.
     struct Slow(Receiver<()>);
 
     impl Write for Slow {
@@ -366,7 +366,7 @@ A: b\\c\0D\0A
         }
         assert!((17..=18).contains(&chunks), "{chunks}: a megabyte may wait");
         assert!(room.try_recv().is_err());
-        // Half of it is not read: then those who were told would be full again at once.
+        // Half of it is not read, since otherwise the callers that were notified would fill it again at once.
         (0..chunks / 2 + 1).for_each(|_| allow.send(()).expect("it writes"));
         room.recv().expect("it is told");
         assert!(!dump.is_full());

@@ -230,7 +230,7 @@ mod tests {
         let fields: Vec<_> = event(0, text).fields().map(|(key, value)| format!("{key}|{value}")).collect();
         let expected = ["event|note", "service|web", r#"text|a "b" \ it's = \u{1b} \n"#, "left_out|3"];
         assert_eq!(fields, expected);
-        // What was cut, or is no line at all, ends somewhere.
+        // Cut and invalid lines come to an end, too.
         for odd in ["event=a text=\"x \\", "event=", "event=a b", "event=a =\"\"=", "event=a \"b\"=c"] {
             assert!(event(0, odd).fields().count() <= 4, "{odd}");
         }

@@ -298,7 +298,7 @@ mod tests {
         PastEvent::new(SystemTime::UNIX_EPOCH, Severity::Notice, owner, line, 0)
     }
 
-    /// What is to be run now.
+    /// The next run.
     fn run(hooks: &Hooks) -> Option<HookRun> {
         match hooks.next(true, Some(Duration::ZERO), || false) {
             HookTask::Run(run) => Some(run),
@@ -427,7 +427,7 @@ mod tests {
         hooks.ended(web, || ());
         let next = run(&hooks).expect("one that was kept");
         assert_eq!((next.skipped, told(&next, "BALANCE_SKIPPED")), (0, None));
-        // Another program has what is left, and none gets nothing more.
+        // Another program gets what is left; no program gets nothing more.
         hooks.set(web, "web", Some(Path::new("/other")));
         hooks.ended(web, || ());
         assert_eq!(run(&hooks).map(|run| run.program), Some(PathBuf::from("/other")));

@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_signal_that_is_ignored_does_nothing_and_what_is_none_is_an_error() {
-        // Would end the test.
+        // It would otherwise end the test.
         ignore(libc::SIGXFSZ).expect("it is a signal");
         unblock_all();
         signal_hook::low_level::raise(libc::SIGXFSZ).expect("a signal to ourselves");

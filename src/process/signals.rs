@@ -376,7 +376,7 @@ fn real_time() -> impl Iterator<Item = i32> {
 mod tests {
     use super::*;
 
-    // One test for what is process-wide: the handlers stay installed.
+    // A single test for everything that is process-wide, since the handlers stay installed.
     #[test]
     fn signals_and_notifiers_wake_the_waiter() {
         let log = Log::stderr(false);
@@ -396,7 +396,7 @@ mod tests {
             }
             assert_eq!(shutdown.wait(None, &log), cause);
         }
-        // What ends sooner counts, and news of other kinds takes nothing away.
+        // The more urgent cause is returned first, and other signals are not lost.
         let notifier = shutdown.notifier();
         notifier.drained();
         for signal in [SIGTERM, SIGINT] {
@@ -411,7 +411,7 @@ mod tests {
         let notifier = shutdown.notifier();
         thread::spawn(move || notifier.drained()).join().expect("telling does not panic");
         assert_eq!(shutdown.wait(None, &log), Cause::Drained);
-        // Never blocks, however often it is told.
+        // Never blocks, however often it is called.
         let notifier = shutdown.notifier();
         for _ in 0..100_000 {
             notifier.drained();

@@ -136,7 +136,7 @@ mod tests {
         (0..).map_while(nth).collect()
     }
 
-    /// A client's attempt fails here.
+    /// A client's attempt at this address fails.
     fn fail(table: &mut Table, n: u8) -> Option<Happened> {
         let (lease, now) = (lease(table), table.now);
         table.address_failed(&lease, address(n), now, "refused").map(|transition| transition.what)
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(snapshot(&table), (1, Some(address(2))));
         let state = |table: &Table| table.channel(key()).expect("it exists").health.state;
         assert_eq!(state(&table), HealthState::Up);
-        // Now the other one as well.
+        // Now the other one, too.
         assert_eq!(table.address_failed(&lease, address(2), MS(0), "refused").map(|told| told.what), out());
         assert!(table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").is_some());
         assert_eq!((state(&table), snapshot(&table).0), (HealthState::Ejected, 0));
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(table.seen(&check, Some(address(2)), &bad).len(), 1);
         assert_eq!(table.probed(&check, ProbeResult::Good), None);
         assert_eq!(order(&mut table), [2, 1]);
-        // That it takes connections does not make it pass.
+        // That it takes connections does not mean that it passes its check.
         let lease = lease(&mut table);
         assert_eq!(table.address_answered(&lease, address(1), table.now), None);
         assert_eq!(order(&mut table), [2, 1]);
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!((&probe.addresses[..], probe.purpose), (&[address(1)][..], Purpose::Check));
         assert!(table.probed(probe, ProbeResult::Good).is_some());
         assert_eq!(order(&mut table), [1, 2]);
-        // If nobody passes, nobody is worse than the others.
+        // If no address passes, none is worse than the others.
         table.advance(MS(9_000));
         let check = table.probes_due(9).remove(0);
         assert_eq!(table.seen(&check, None, &bad), []);
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(table.address_answered(&old, address(1), table.now), None);
         assert_eq!(snapshot(&table), (2, None));
         assert_eq!(table.next_probe(), None);
-        // The first probe of the new list is not answered by that of the old one.
+        // The result of a probe of the old list is not taken for the first one of the new list.
         assert_eq!(fail(&mut table, 2), out());
         table.advance(MS(600));
         assert_eq!(table.probes_due(9).len(), 1);

@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn who_keeps_to_the_rate_is_never_refused() {
         let rates = ClientRates::new(1);
-        // Ten in any ten seconds, as densely as that allows.
+        // Ten in any ten seconds, as densely as possible.
         for round in 0..50 {
             for n in 0..10 {
                 let at = Duration::from_millis(round * 10_000 + n * 7);

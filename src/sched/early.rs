@@ -207,7 +207,7 @@ mod tests {
 
     const EJECT: HealthRules = HealthRules { eject: true, ..HealthRules::NONE };
 
-    /// The next client's channel.
+    /// The channel of the next client.
     fn take(table: &mut Table) -> Lease {
         let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 1])));
         let lease = table.next(&mut route).expect("one that is up");
@@ -215,7 +215,7 @@ mod tests {
         lease
     }
 
-    /// Clients of all channels, one each; these are answered.
+    /// One client for each channel; clients of these channels are answered.
     fn serve(table: &mut Table, answering: &[usize]) {
         for _ in 0..table.snapshot().groups[0].channels.len() {
             let lease = take(table);
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Connections of clients that say nothing are closed.
+    /// Connections of clients that send nothing are closed.
     fn close(table: &mut Table, n: usize) -> Option<Transition> {
         let told: Vec<_> = (0..3).filter_map(|_| table.closed_early(key(n), None)).collect();
         assert!(told.len() < 2, "{told:?}");
@@ -374,7 +374,8 @@ mod tests {
         }
     }
 
-    /// Three clients wait for a byte of the channel in vain; those that have said something are different ones.
+    /// Three clients wait for the channel's first byte and get none; those that have sent something are
+    /// different clients.
     fn wait(table: &mut Table, n: usize, has_spoken: bool) -> Option<Transition> {
         let limit = Duration::from_secs(2);
         let client = |n| has_spoken.then(|| ClientAddr::from(IpAddr::from([192, 0, 2, n])));
@@ -383,7 +384,7 @@ mod tests {
         told.into_iter().next()
     }
 
-    /// One does.
+    /// One client waits like that.
     fn wait_once(table: &mut Table, n: usize) -> Option<Transition> {
         let client = ClientAddr::from(IpAddr::from([192, 0, 2, 9]));
         table.silent(key(n), Some(client), table.now, Duration::from_secs(2))
@@ -429,7 +430,7 @@ mod tests {
             answer(&mut table, n, LATE);
             assert_eq!(wait(&mut table, n, true), None);
         }
-        // And one is quick again.
+        // And one answers in time again.
         answer(&mut table, 2, IN_TIME);
         assert!(wait_once(&mut table, 0).is_some());
         assert_eq!(wait(&mut table, 1, true), None, "no more than half");

@@ -199,7 +199,7 @@ mod tests {
         }
         let words: BTreeSet<String> = End::ALL.iter().map(ToString::to_string).collect();
         assert_eq!(words.len(), End::ALL.len());
-        // Names of protocols are written as everywhere.
+        // Names of protocols keep their usual spelling.
         let plain = |words: &String| {
             words.replace("TLS", "tls").chars().all(|c| c.is_ascii_lowercase() || " -:".contains(c))
         };

@@ -688,7 +688,7 @@ mod tests {
         table.next(&mut route)
     }
 
-    /// Which channels there are, by number, and their last byte.
+    /// The channels by number, with the last byte of their address.
     fn there(table: &mut Table) -> Vec<(usize, u8)> {
         let group = table.snapshot().groups.into_iter().next().expect("one");
         let last = |ip: IpAddr| match ip {
@@ -756,14 +756,14 @@ mod tests {
         assert_eq!(one(&table, 3).1, 7);
         let limits = [1, 2, 3, 4].map(|number| table.channel(key(0, number)).expect("it is there").maxc);
         assert_eq!(limits, [None, None, NonZeroU32::new(5), None]);
-        // What is said to the word is said to all, those that come too.
+        // A change of the word applies to all its channels, including later ones.
         table.set_state(key(0, 0), AdminState::Disabled).expect("it is there");
         found(&mut table, &[1, 2, 3, 4, 5]).expect("one more");
         assert!((1..=5).all(|number| one(&table, number).0 == AdminState::Disabled));
         table.set_state(key(0, 0), AdminState::Enabled).expect("it is there");
         table.set_weight(key(0, 0), Weight::new(3).expect("small")).expect("it is there");
         assert!((1..=5).all(|number| one(&table, number) == (AdminState::Enabled, 3)));
-        // What was taken away stays away as long as the name has it.
+        // A channel that was removed stays removed as long as the name has it.
         table.set_state(key(0, 5), AdminState::Disabled).expect("it is there");
         table.remove(key(0, 5)).expect("it is idle");
         assert_eq!(found(&mut table, &[5, 4, 3, 2, 1]), None);
@@ -800,7 +800,7 @@ mod tests {
             table.set_state(key(0, 3), AdminState::Disabled).expect("it is there");
             assert!(table.bring_all_back(key(0, 0)));
             assert!(!table.bring_all_back(key(0, 3)), "it is no word");
-            // Nothing that was decided holds any more.
+            // All decisions are discarded.
             table.set_maxc(key(0, 1), NonZeroU32::new(4)).expect("it is there");
             table.set_weight(key(0, 1), Weight::new(9).expect("small")).expect("it is there");
             take_away(&mut table, 2);
@@ -815,14 +815,14 @@ mod tests {
     #[test]
     fn one_that_comes_back_is_paused_if_those_that_come_are_and_not_else() {
         let mut table = table(&[1, 2, 3]);
-        // All are paused, one is away when that ends.
+        // All are paused, and one is missing when the pause ends.
         table.pause_all();
         found(&mut table, &[1, 3]).expect("one left");
         found(&mut table, &[1]).expect("another left");
         table.resume_all();
         found(&mut table, &[1, 2, 3]).expect("they are back");
         assert!((1..=3).all(|number| !table.channel(key(0, number)).expect("it is there").paused));
-        // One is away when the pause begins, and comes in the midst of it.
+        // One is missing when the pause begins, and returns during it.
         found(&mut table, &[1]).expect("they left");
         table.pause(key(0, 0)).expect("it is there");
         found(&mut table, &[1, 2, 3]).expect("they are back");
@@ -837,7 +837,7 @@ mod tests {
         let mut table = table(&[1, 2]);
         table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
         assert_eq!(table.name_gone(&[key(0, 0)], "db", "no such name"), []);
-        // The only one that clients can get is gone, and the one that comes is disabled.
+        // The only one that clients can get is removed, and the new one is disabled.
         table.decide_member(
             key(0, 0),
             ("10.0.0.3".to_owned(), 80),
@@ -852,7 +852,7 @@ mod tests {
         );
         found(&mut table, &[1, 3]).expect("one has come");
         assert_eq!(pick(&mut table, 1).expect("better than nothing").key(), key(0, 2));
-        // A process that takes over knows that one is to go.
+        // A process that takes over knows that one is to be removed.
         let record = table.record();
         for mut table in
             [Table::restore(Rules::CLASSIC, &record, std::time::Duration::ZERO).expect("whole"), table]
@@ -860,12 +860,12 @@ mod tests {
             assert!(!table.has_another() && table.see_off_all().is_empty());
             table.set_state(key(0, 3), AdminState::Enabled).expect("it is there");
             assert!(table.take_another() && !table.take_another());
-            // It may go, and no answer is needed for that.
+            // It can be removed without another answer.
             let moved = table.see_off_all();
             assert_eq!(moved.iter().map(|moved| moved.left.len()).collect::<Vec<_>>(), [1]);
             assert_eq!(pick(&mut table, 1).expect("up").key(), key(0, 3));
             assert_eq!(there(&mut table), [(1, 1), (3, 3)]);
-            // Now nobody waits for another one.
+            // Nothing is held back any more.
             table.set_state(key(0, 1), AdminState::Enabled).expect("it is there");
             assert!(!table.has_another());
         }
@@ -895,7 +895,7 @@ mod tests {
         }
         found(&mut table, &[4, 3, 2, 1]).expect("it is back");
         assert_eq!((0..100).map(|n| home(&mut table, n)).collect::<Vec<_>>(), before);
-        // Typed one by one, they are the same.
+        // The same weights, typed one by one.
         let mut typed = Table::new(Rules::CLASSIC);
         for n in 1..=4 {
             typed
@@ -954,7 +954,7 @@ mod tests {
             table.family_found(key(0, 0), "_ldap._tcp.corp", targets);
             tiers(&mut table)
         };
-        // Another weight is that of the same channel; without the first priority, the second one is first.
+        // Another weight keeps the channel; without the first priority, the second one comes first.
         assert_eq!(say(&[target("a", 10, 40), target("b", 10, 10)]), [(0, own(&[("b", 10), ("a", 40)]))]);
         assert_eq!(
             say(&[target("c", 20, 0), target("d", 30, 0)]),
@@ -1006,7 +1006,7 @@ mod tests {
         let moved = table.see_off_for(key(0, 2)).expect("the old one goes");
         assert_eq!(moved.left.len(), 1);
         assert_eq!(pick(&mut table, 1).expect("the new one").key(), key(0, 2));
-        // And one that is offered no more keeps its last channel.
+        // A service name that is no longer offered keeps its last channel.
         assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
         assert_eq!(pick(&mut table, 1).expect("the last one").key(), key(0, 2));
     }
@@ -1036,7 +1036,7 @@ mod tests {
         let moved = table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown]).expect("one has come");
         assert_eq!((moved.joined, moved.left), (vec!["b:389".to_owned()], vec![]));
         assert_eq!(pick(&mut table, 1).expect("the old one").key(), key(0, 1));
-        // A service that is offered no more leaves its clients to it.
+        // A service name that is no longer offered leaves its clients to it.
         table.service_gone(key(0, 0), "_ldap._tcp.corp").expect("they go");
         assert_eq!(pick(&mut table, 1).expect("the backup").key(), key(7, 0));
     }
@@ -1048,7 +1048,7 @@ mod tests {
         table.create(other, at(99).into(), None, AdminState::Enabled).expect("a slot");
         let ranges = [GroupRange::new(0, Some(100)), GroupRange::new(100, None)];
         table.set_ranges(ranges.map(|range| range.expect("a range")).to_vec());
-        // No target any more, and one that is disabled: the clients of that name have nobody else.
+        // There are no targets any more, and one channel is disabled: the clients of that name have no other.
         assert_eq!(table.service_gone(key(0, 0), "_ldap._tcp.corp"), None);
         table.set_state(key(0, 0), AdminState::Disabled).expect("it is there");
         table.set_state(key(0, 1), AdminState::Enabled).expect("it is there");
@@ -1057,7 +1057,7 @@ mod tests {
         let range = table.range_of(GroupId::FIRST);
         let mut route = table.begin_within(ClientAddr::from(IpAddr::from([192, 0, 2, 1])), range);
         assert_eq!(table.next(&mut route).expect("it stays").key(), key(0, 1));
-        // A backup behind it, for the same clients, is enough.
+        // A backup group for the same clients is enough.
         table
             .create(GroupId::new(99).expect("small"), at(98).into(), None, AdminState::Enabled)
             .expect("a slot");

@@ -777,7 +777,7 @@ mod tests {
         ProbeResult::Bad("no".into())
     }
 
-    /// Lets the next probe come when it is due; when that was, and what came of it.
+    /// Waits until the next probe is due and reports its result; returns when that was, and what changed.
     fn probe(
         health: &mut Health,
         rules: &HealthRules,

@@ -186,7 +186,7 @@ mod tests {
             let queue = NonZeroU32::new(1_000 * random(2) as u32);
             let rules = Rules { policy: policies[random(4)], queue, ..Rules::CLASSIC };
             let mut table = table(rules, &LIMITS);
-            // More than the limit may be there: the operator may have lowered it.
+            // There may be more than the limit, since an operator may have lowered it.
             let mut held: Vec<HeldSlots> =
                 (0..3).map(|n| table.hold(key(n), random(9) as u32).expect("it exists")).collect();
             let mut here: Vec<Slot> = Vec::new();

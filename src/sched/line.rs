@@ -299,12 +299,12 @@ mod tests {
         ChannelKey { group: GroupId::FIRST, channel: ChannelId::new(number).expect("small") }
     }
 
-    /// The walk of a client for whom these channels failed.
+    /// The walk of a client for which these channels failed.
     fn route(tried: &[usize]) -> Route {
         Route::after(tried.iter().map(|&number| key(number)))
     }
 
-    /// A client in line as the naive model has it: what it tried, and the only channel it may have.
+    /// A waiting client in the naive model: what it tried, and the only channel that it may use.
     #[derive(Debug, Clone)]
     struct Plain {
         tried: Vec<usize>,
@@ -321,7 +321,7 @@ mod tests {
         let (mut line, mut plain) = (Line::new(NonZeroU32::new(50)), BTreeMap::new());
         let mut left: Vec<Ticket> = Vec::new();
         for step in 0..30_000 {
-            // Now a long line, now a short one.
+            // The queue is long at times and short at others.
             if random(if step / 1_000 % 2 == 0 { 3 } else { 7 }) < 2 {
                 let tried: Vec<usize> = (0..5).filter(|_| random(3) == 0).collect();
                 let home = Some(random(5)).filter(|home| random(2) == 0 && !tried.contains(home));

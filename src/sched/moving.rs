@@ -331,14 +331,14 @@ mod tests {
         assert_eq!(order(&mut table), list(&[3, 4, 1]), "one that was out stays behind the others");
         let out = table.channel(key(0)).expect("it is there").addresses_out;
         assert_eq!(out, [(at(1), "refused".to_owned())]);
-        // A probe that was begun before counts for the address that it was of, wherever that stands now.
+        // A probe that was started before counts for the address that it was for, wherever that is now.
         table.advance(Duration::from_secs(1));
         let probe = table.probes_due(9).pop().expect("it is due");
         assert_eq!(probe.addresses, list(&[1]));
         table.name_found(key(0), "web", &list(&[5, 4, 1])).expect("they are others");
         table.probed(&probe, super::super::ProbeResult::Good).expect("it is back");
         assert_eq!(order(&mut table), list(&[1, 4, 5]));
-        // And one that left and came again is new.
+        // An address that left and came again is new.
         let lease = pick(&mut table).expect("it is up");
         table.address_failed(&lease, at(4), Duration::from_secs(1), "refused").expect("it is out");
         table.advance(Duration::from_secs(2));
@@ -414,7 +414,7 @@ mod tests {
         }
         assert_eq!(seen, BTreeSet::from([key(1)]));
         assert_eq!(table.name_gone(&[key(1)], "other", "no such name"), [], "it is the last one");
-        // And if the other one goes by itself, the old address is better than nothing.
+        // And if the other channel is gone, the old address is better than nothing.
         table.set_state(key(1), AdminState::Disabled).expect("it is there");
         assert_eq!(pick(&mut table).expect("as a last resort").key(), key(0));
         let moved = table.name_found(key(0), "web", &list(&[1])).expect("it is there again");

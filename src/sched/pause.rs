@@ -209,7 +209,7 @@ mod tests {
         for (autodisable, fail_open) in [(false, true), (false, false), (true, true)] {
             let health = HealthRules { fail_open, ..health };
             let mut table = table(Rules { health, autodisable, ..Rules::CLASSIC }, 1, 0);
-            // It is being dialled when the pause comes.
+            // It is being dialled when the pause begins.
             let (route, lease) = has(&mut table, 1);
             table.pause_all();
             assert_eq!(table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused"), None);
@@ -277,7 +277,7 @@ mod tests {
             let turn = table.ask_again(ticket, &mut grants);
             assert!(matches!(turn, Some(Turn::Later(again)) if again == ticket), "{turn:?}");
         }
-        // A newcomer does not, without a queue.
+        // Without a queue, a newcomer does not wait.
         assert!(matches!(come(&mut table, 9), Turn::Never(Loss::NoChannel(NoChannel::Full))));
         drop(grants);
         assert_eq!(tags(&table.grant()), [2, 3]);
@@ -298,7 +298,7 @@ mod tests {
         create(&mut table, 0);
         assert!(table.grant().is_empty());
         waits(&mut table, 2);
-        // Whoever resumes one of them does not speak for those to come.
+        // Resuming one channel does not resume those that are added later.
         assert_eq!(table.resume(key(0)), Ok(true));
         assert!(!table.is_paused());
         assert_eq!(tags(&table.grant()), [1, 2]);

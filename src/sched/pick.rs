@@ -345,7 +345,7 @@ mod tests {
     fn picks_of_another_policy_are_no_turns() {
         let mut group = group(Policy::LeastConnections, 2, 0);
         group.set_weight(1, Weight::new(2).expect("a legal one"));
-        // The second one is busy all the time, so that the first one gets everybody.
+        // The second one is busy all the time, so the first one gets every client.
         let busy: Vec<_> = (0..3).map(|_| group.hand_out(1)).collect();
         for _ in 0..100 {
             assert_eq!(choose(&mut group, 1, &[], false), Ok(0));
@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(counts, [2, 4]);
         drop(busy);
     }
-    /// What `by_client` says in few steps, said by looking at every channel.
+    /// The result of `by_client`, found by looking at every channel.
     fn looked_at_each(group: &Group, bucket: Bucket, balance: u32, tried: &Tried) -> Option<usize> {
         let up = || (0..group.channels.len()).filter(|&number| group.channels[number].is_up());
         let active = |number: usize| u64::from(group.channels[number].slots.active());

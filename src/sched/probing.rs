@@ -107,7 +107,7 @@ mod tests {
     };
     use super::*;
 
-    /// A table with so many channels, all ejected at time 0.
+    /// A table with this number of channels, all ejected at time 0.
     fn ejected(channels: u8) -> Table {
         let health = HealthRules { eject: true, ..HealthRules::NONE };
         let mut table = Table::new(Rules { health, ..Rules::CLASSIC });

@@ -538,7 +538,7 @@ mod tests {
         ClientAddr::from(IpAddr::from([192, 0, (n >> 8) as u8, n as u8]))
     }
 
-    /// A table after all kinds of things have happened to it, and the connections that it has.
+    /// A table with an eventful history, and the leases of its connections.
     fn lived(which: u8, life: &[(u8, u64)]) -> (Table, Vec<Lease>) {
         let mut table = Table::new(rules(which));
         let mut leases: Vec<Lease> = Vec::new();
@@ -621,7 +621,7 @@ mod tests {
                 }
             }
         }
-        // Those in line come on their own.
+        // Waiting clients are handed over separately.
         for ticket in places {
             table.leave_line(ticket);
         }
@@ -664,7 +664,7 @@ mod tests {
             prop_assert_eq!(restored.up_and_all(), table.up_and_all());
             prop_assert_eq!((restored.is_out(), restored.has_up()), (table.is_out(), table.has_up()));
             prop_assert_eq!(restored.counted().len(), table.counted().len());
-            // Shares that grow go on as they do here.
+            // Growing shares continue as they do here.
             for _ in 0..3 {
                 for table in [&mut table, &mut restored] {
                     table.advance(table.now + MS(7_000));
@@ -699,7 +699,7 @@ mod tests {
         }
     }
 
-    /// How many values there are in one.
+    /// The number of values in a record.
     fn count(value: &Value) -> usize {
         1 + match value {
             Value::Array(list) => list.iter().map(count).sum::<usize>(),
@@ -708,7 +708,7 @@ mod tests {
         }
     }
 
-    /// Makes nonsense of the value that is the `place`-th.
+    /// Replaces the value at index `place` by nonsense.
     fn garble(value: &mut Value, place: &mut usize, what: usize) {
         if *place == 0 {
             *value = match what {
@@ -748,7 +748,7 @@ mod tests {
         }
     }
 
-    /// Lets everything happen to it that can.
+    /// Does everything possible with a table.
     fn exercise(mut table: Table) {
         let mut grants = Vec::new();
         let mut leases = Vec::new();
@@ -884,12 +884,12 @@ mod tests {
             table = Table::restore(rules, &table.record(), table.now).expect("a good record");
             assert_eq!((table.next_probe(), table.probes_due(9).len()), (due, 0));
         }
-        // One that is under way is made again at once.
+        // A probe that was running is made again at once.
         table.advance(MS(70_000));
         assert_eq!(table.probes_due(9).len(), 1);
         let mut table = Table::restore(rules, &table.record(), table.now).expect("a good record");
         assert_eq!((table.next_probe(), table.probes_due(9).len()), (due, 1));
-        // No record puts one off for ever, and one of an older version does not say when it is due.
+        // No record delays a check for ever, and a record of an older version does not say when it is due.
         for check_due in [Some(Duration::MAX), None] {
             let mut record = table.record();
             for channel in record.groups.iter_mut().flat_map(|group| group.channels.iter_mut().flatten()) {

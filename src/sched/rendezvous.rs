@@ -281,7 +281,7 @@ mod tests {
         (0..=u16::MAX).map(Bucket)
     }
 
-    /// Asks for every bucket by memory and afresh.
+    /// Compares the remembered winner of every bucket with a computed one.
     fn check(seating: &mut Seating, what: &str) {
         for bucket in buckets() {
             assert_eq!(seating.winner(bucket), seating.compute(bucket), "{what}: {bucket:?}");

@@ -372,7 +372,7 @@ mod tests {
         format!("{}.{}", key.group.index(), key.channel.index())
     }
 
-    /// Walks with every dial failing; the channels in order and how it ended.
+    /// A walk on which every dial fails: the channels in order, and how it ended.
     fn walk(table: &mut Table) -> (Vec<String>, NoChannel) {
         let (mut route, mut seen) = (table.begin(client()), Vec::new());
         loop {
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    /// One client that connects to the first channel it gets, and stays if `keep`.
+    /// One client that connects to the first channel it gets.
     fn connect(table: &mut Table) -> (String, Lease) {
         let mut route = table.begin(client());
         let lease = table.next(&mut route).expect("a channel");
@@ -518,7 +518,7 @@ mod tests {
         assert_eq!(table.next(&mut route).err(), Some(NoChannel::Failed));
     }
 
-    /// Ejects a channel: a client comes that fails at it alone.
+    /// Ejects a channel: a client fails at this channel alone.
     fn eject(table: &mut Table, place_of: &str) {
         loop {
             let mut route = table.begin(client());
@@ -586,7 +586,7 @@ mod tests {
                 std::iter::from_fn(|| table.next_beside(&mut route, &mut Vec::new())).collect();
             let seen: Vec<_> = beside.iter().map(|lease| place(lease.key())).collect();
             assert_eq!(seen.join(" "), expected, "{groups:?}");
-            // If all of them fail, the walk goes on behind them.
+            // If all of them fail, the walk goes on after them.
             drop((first, beside));
             let next = table.next(&mut route).ok().map(|lease| place(lease.key()));
             assert_eq!(next, (groups.len() > 1).then(|| "1.0".to_owned()), "{groups:?}");

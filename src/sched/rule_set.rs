@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn rules() -> impl Strategy<Value = Vec<(IpNet, Ruling)>> {
-        // Few bits, so that they meet.
+        // Few bits, so that they overlap.
         let v4 = (any::<[bool; 6]>(), 0..=32_u8).prop_map(|(bits, length)| {
             let bit = |n: usize, at: u32| u32::from(bits[n]) << at;
             let number = bit(0, 31) | bit(1, 30) | bit(2, 16) | bit(3, 8) | bit(4, 1) | bit(5, 0);

@@ -257,7 +257,7 @@ mod tests {
             seen[Bucket::of(ClientAddr::from(IpAddr::V4((0xc0a8_0000 + n).into()))).index()] = true;
         }
         let hit = seen.iter().filter(|&&hit| hit).count();
-        // As many as random throws would hit: 1 - 1/e of all.
+        // As many as random numbers would hit: 1 - 1/e of all.
         assert!(hit.abs_diff(41_427) < 600, "{hit} buckets hit");
     }
 }

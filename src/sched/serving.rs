@@ -339,14 +339,14 @@ mod tests {
             assert_eq!(number, expected);
             held.insert(number, lease);
         }
-        // Six in line, two for each part.
+        // Six waiting clients, two for each part.
         for client in 10..16 {
             assert!(matches!(ask(&mut table, client, ranges[usize::from(client) % 3]), Turn::Later(_)));
         }
         let key =
             |number: usize| ChannelKey { group: group(number), channel: ChannelId::new(0).expect("small") };
         assert_eq!(table.line.waiting_for(key(0), false), 2);
-        // Client 10 is of the second part, 11 of the third, 12 of the first, and so on.
+        // Client 10 belongs to the second part, 11 to the third, 12 to the first, and so on.
         for (number, expected) in [(3, 11), (0, 12), (2, 10), (1, 15), (3, 14), (2, 13)] {
             drop(held.remove(&number));
             let mut grants = table.grant();
@@ -414,7 +414,7 @@ mod tests {
                     }
                     assert_eq!(table.waiting(), line.len());
                 }
-                // Once there is room everywhere, everybody gets something.
+                // When every channel has room, every client gets one.
                 for number in 0..5 {
                     for n in 0..2 {
                         let key = ChannelKey::new(number, n).expect("small");
@@ -463,7 +463,7 @@ mod tests {
                     turn => panic!("{turn:?}"),
                 })
                 .collect();
-            // Nobody may wait any more who comes anew.
+            // New clients may not wait any more.
             let rules = Rules { queue: None, ..before.rules };
             let mut table = Table::restore(rules, &before.record(), before.now).expect("a good record");
             let mut held: Vec<_> =
@@ -476,7 +476,7 @@ mod tests {
                         let ticket = away.swap_remove(random(away.len()));
                         match rejoin(&mut table, ticket, &mut grants) {
                             Turn::Now(_, lease) => {
-                                // Those before it are among those served by the way.
+                                // Clients before it are also served by this.
                                 let passed = line
                                     .range(..ticket)
                                     .filter(|&&place| !grants.iter().any(|grant| grant.tag == place));
@@ -519,7 +519,7 @@ mod tests {
         let mut grants = Vec::new();
         assert!(matches!(rejoin(&mut table, 1, &mut grants), Turn::Later(_)));
         held.shrink_to(0);
-        // The slot has come free, and nobody was served yet.
+        // The slot is free, and no client has been served yet.
         assert!(matches!(rejoin(&mut table, 0, &mut grants), Turn::Now(..)));
         assert!(grants.is_empty());
     }
@@ -554,8 +554,8 @@ mod tests {
         assert!(matches!(ask(&mut with, 1), Turn::Never(Loss::NoChannel(NoChannel::Disabled))));
     }
 
-    /// Channel 0 has one slot, which is taken, channel 1 has room, and so many wait for channel 0. In a hash group, or since
-    /// channel 1 failed for them. Also somebody whom channel 1 serves.
+    /// Channel 0 has one slot, which is taken; channel 1 has room. `waiting` clients wait for channel 0:
+    /// because of hashing, or because channel 1 failed for them. Also returns a client that channel 1 serves.
     fn beside(policy: Policy, waiting: usize) -> (Table, Lease, ClientAddr) {
         let mut table = table(policy, 2, 1_000);
         table.set_maxc(KEY(1), None).expect("it exists");
@@ -613,7 +613,7 @@ mod tests {
         let health = HealthRules { eject: true, ..HealthRules::NONE };
         let (mut table, _holder, _) = beside(Policy::RoundRobin, 500);
         table.rules.health = health;
-        // One more client, for whom channel 1 fails by its own fault.
+        // One more client, for which channel 1 fails by its own fault.
         let Turn::Now(route, lease) = ask(&mut table, 1) else { panic!("it has room") };
         table.failed(lease, DialFailure::Channel, DialCause::Refused, "refused").expect("ejected");
         assert!(matches!(table.next_or_wait(route, 0, None, &mut Vec::new()), Turn::Later(_)));
@@ -638,7 +638,7 @@ mod tests {
         let turn = table.next_or_wait(route, 3, None, &mut grants);
         assert!(matches!(turn, Turn::Later(_)), "{turn:?}");
         assert_eq!(grants.iter().map(|grant| grant.tag).collect::<Vec<_>>(), [2]);
-        // Nor is it one's who looks for another channel than the one that it cannot try.
+        // Nor does a client get it that looks for another channel than the one that it cannot try.
         grants.clear();
         let mut route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 4])));
         assert_eq!(table.next_up(&mut route, &mut grants).err(), Some(NoChannel::Full));
@@ -656,7 +656,7 @@ mod tests {
             let address = Addresses::from(SocketAddr::from(([127, 0, 0, 1], 80)));
             let created = table.create(GroupId::FIRST, address, Some(NonZeroU32::MIN), AdminState::Disabled);
             created.expect("few channels");
-            // Its share grows with time from here on, and whoever makes it grow looks at the channel.
+            // Its share grows with time from here on, and the code that makes it grow looks at the channel.
             table.set_state(KEY(0), AdminState::Enabled).expect("it exists");
             let Turn::Now(_, lease) = ask(&mut table, 1) else { panic!("it has room") };
             let Turn::Later(_) = ask(&mut table, 2) else { panic!("the line has room") };
@@ -671,14 +671,14 @@ mod tests {
         }
     }
 
-    /// How a channel stands to a client: its dial fails while others have it, or there is nothing to dial.
+    /// How a channel appears to a client: its dial fails while others have it, or there is nothing to dial.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Is {
         /// Up, and fails.
         Fails,
         /// Up and at its maxc.
         Full,
-        /// Ejected; tried, it fails.
+        /// Ejected; if tried, it fails.
         Ejected,
         /// Ejected and at its maxc.
         EjectedFull,
@@ -688,12 +688,13 @@ mod tests {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Queue {
         None,
-        /// Of those who wait for what is full.
+        /// The wait queue is full.
         Full,
         HasRoom,
     }
 
-    /// How a client is lost that meets these channels, each in a group of its own or all in one. Nothing comes of waiting.
+    /// How a client is lost that meets these channels, each in a group of its own or all in one, and that
+    /// waits without success.
     fn loss(channels: &[Is], queue: Queue, fail_open: bool, in_one: bool) -> Loss {
         let health = HealthRules { eject: true, fail_open, ..HealthRules::NONE };
         let limit = NonZeroU32::new(2).filter(|_| queue != Queue::None);
@@ -740,7 +741,7 @@ mod tests {
             let route = table.begin(ClientAddr::from(IpAddr::from([192, 0, 2, 2])));
             let mut turn = table.next_or_wait(route, 0, None, &mut Vec::new());
             while let Turn::Now(route, lease) = turn {
-                // Not by their own fault: they stay as they are.
+                // Not by their own fault, so they stay as they are.
                 table.failed(lease, DialFailure::Local, DialCause::NoPort, "no");
                 turn = table.next_or_wait(route, 0, None, &mut Vec::new());
             }
@@ -776,7 +777,7 @@ mod tests {
         let full = Loss::NoChannel(NoChannel::Full);
         let down = Loss::NoChannel(NoChannel::Down);
         let disabled = Loss::NoChannel(NoChannel::Disabled);
-        // Channels; then without a queue, with one that is full, and with one that has room.
+        // The channels; then the result without a queue, with a full one, and with one that has room.
         for (channels, [without, with_full, with_room]) in [
             (&[][..], [Loss::NoChannel(NoChannel::Empty); 3]),
             (&[Disabled], [disabled; 3]),
@@ -785,7 +786,7 @@ mod tests {
             (&[Disabled, Fails], [failed; 3]),
             (&[Disabled, Ejected], [failed; 3]),
             (&[Fails, Fails, Ejected], [failed; 3]),
-            // A full one that is not up serves nobody who could wait for it.
+            // A full channel that is not up could not serve a waiting client.
             (&[EjectedFull], [down; 3]),
             (&[Disabled, EjectedFull], [down; 3]),
             (&[Fails, EjectedFull], [failed; 3]),

@@ -124,7 +124,8 @@ mod tests {
                     let mut held = Vec::new();
                     for round in 0..rounds {
                         if let Ok(lease) = pick(&mut table.lock()) {
-                            // `live` is raised after and lowered before the real count, so it never is above it.
+                            // `live` is raised after and lowered before the real count, so it is never above
+                            // it.
                             let channel = lease.key().channel.index();
                             let now = live[channel].fetch_add(1, SeqCst) + 1;
                             assert!(now <= limits[channel], "{now} connections on channel {channel}");

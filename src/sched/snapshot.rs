@@ -161,7 +161,7 @@ pub struct Snapshot {
     pub stale_lists: Option<Arc<String>>,
     /// The configured addresses on which the service does not listen. `None`: it listens on all of them.
     pub not_listening: Option<Arc<String>>,
-    /// Its Unix socket listens, and is not to be found by its path. `None`: it is, or there is none.
+    /// Why clients do not find its Unix socket, which listens, by its path. `None`: they do, or there is none.
     pub lost_socket: Option<LostSocket>,
 }
 

@@ -386,8 +386,8 @@ impl Table {
         self.groups.values().any(Group::has_up)
     }
 
-    /// Should some channel take clients, while none of them is up? `false` if an operator disabled all of
-    /// them, but not if `-a` did.
+    /// Should some channel take clients, while none of them is up? `false` if all are disabled, since an
+    /// operator did that and knows it; but with `-a`, balance may have disabled them, and disabled ones count.
     pub fn is_out(&self) -> bool {
         let counts = |group: &Group| if self.rules.autodisable { group.existing } else { group.enabled };
         !self.paused && !self.has_up() && self.groups.values().any(|group| counts(group) > 0)

@@ -151,9 +151,9 @@ impl<'de> Deserialize<'de> for Address {
 /// Why clients do not find a Unix socket that listens by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LostSocket {
-    /// Another file is there; otherwise none is.
+    /// True if another file is at its path, false if none is.
     pub is_replaced: bool,
-    /// The service manager made it, and nobody else can make it anew.
+    /// The service manager made the socket, and only it can make the file again.
     pub is_passed: bool,
 }
 

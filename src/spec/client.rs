@@ -172,7 +172,7 @@ mod tests {
             let json = serde_json::to_string(&client).expect("it is text");
             assert_eq!(serde_json::from_str::<ClientSource>(&json).expect("the same"), client);
         }
-        // As processes before this one have told of their clients.
+        // The form in which earlier versions record their clients.
         assert_eq!(serde_json::from_str::<ClientSource>("\"192.0.2.7:1\"").ok(), "192.0.2.7:1".parse().ok());
         for text in
             ["", "uid:", "uid:x", "uid:1,", "uid:1,pid:", "uid:1,2", "pid:1", "uid:4294967296", "1.2.3.4"]

@@ -83,17 +83,18 @@ impl ListenerHandle {
         self.file.upgrade().filter(|file| file.is_ours())?.id()
     }
 
-    /// Why clients do not find a Unix socket by its path now. `None`: they do, or it has none, or that cannot be known.
+    /// Why clients do not find a Unix socket by its path now. `None`: they do, or it has no path, or that cannot
+    /// be found out.
     pub fn lost(&self) -> Option<LostSocket> {
         self.file.upgrade()?.lost()
     }
 
-    /// Who may connect to a Unix socket with a file now. `None`: it has none, or that cannot be known.
+    /// Who may connect to a Unix socket with a file now. `None`: it has no file, or that cannot be found out.
     pub fn access(&self) -> Option<SocketAccess> {
         self.file.upgrade()?.access()
     }
 
-    /// Has somebody else made the file of this Unix socket?
+    /// Did another process make the file of this Unix socket?
     pub fn has_foreign_file(&self) -> bool {
         self.file.upgrade().is_some_and(|file| file.is_foreign())
     }
@@ -246,7 +247,7 @@ impl Listener {
         self.file.as_ref().is_none_or(|file| file.is_foreign())
     }
 
-    /// Do clients not find a Unix socket by its path any more?
+    /// Do clients no longer find a Unix socket by its path?
     pub fn is_lost(&self) -> bool {
         self.file.as_ref().is_some_and(|file| file.lost().is_some())
     }

@@ -379,7 +379,7 @@ mod tests {
         files.iter().map(|file| rustix::fs::fstat(file).expect("a file").st_rdev).collect()
     }
 
-    /// Nobody has the other end of this pipe any more.
+    /// Is the other end of this pipe closed in every process?
     fn is_closed(read: &OwnedFd) -> bool {
         let mut fds = [PollFd::new(read, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: 60, tv_nsec: 0 })).expect("a poll");
@@ -397,7 +397,7 @@ mod tests {
             let sent = files(count);
             let text = format!("{count} of them");
             thread::scope(|scope| {
-                // Twice, so that what is behind a frame is seen to be taken with it.
+                // Twice, to see that what follows a frame is taken with it.
                 let twice = || (0..2).try_for_each(|_| send(&from, &frame(&text, b"xyz", count), &sent));
                 let sending = scope.spawn(twice);
                 for _ in 0..2 {
@@ -552,7 +552,7 @@ mod tests {
         static TOLD: std::sync::LazyLock<Told> = std::sync::LazyLock::new(Told::default);
         let second = Duration::from_secs(1);
         let mut patience = Forbearance::new(Clock::told(&TOLD), Some(second));
-        // Stopped for a minute after a look that had brought nothing: there is to be another.
+        // Stopped for a minute after a look that found nothing: there has to be another look.
         TOLD.set(60_000_000);
         assert_eq!(patience.left().expect("time is left"), Some(second));
         patience.waited(Some(second));
@@ -568,7 +568,7 @@ mod tests {
         assert!(Forbearance::new(Clock::told(&TOLD), None).left().is_ok());
     }
 
-    /// The limit on descriptors is the whole process's: this one runs in a process of its own.
+    /// The limit on descriptors belongs to the whole process, so this test runs in a process of its own.
     #[test]
     fn descriptors_that_do_not_fit_are_told_of_and_the_stream_goes_on() {
         if std::env::var_os(INNER).is_none() {

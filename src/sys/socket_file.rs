@@ -38,12 +38,12 @@ impl SocketAccess {
     /// The permissions if a group but no mode is given.
     pub const OF_GROUP: u32 = 0o660;
 
-    /// The permissions; `None`: nothing is said of them.
+    /// The permissions that it stands for; `None`: any.
     pub fn mode(self) -> Option<u32> {
         self.mode.or_else(|| self.group.map(|_| Self::OF_GROUP))
     }
 
-    /// Is all that is said here as it is there?
+    /// Does `now` have everything that is set here?
     pub fn holds(self, now: Self) -> bool {
         self.mode().is_none_or(|mode| now.mode == Some(mode))
             && self.group.is_none_or(|group| now.group == Some(group))
@@ -72,9 +72,9 @@ impl From<&Stat> for SocketFileId {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// `None`: somebody else has made it, and it was not there when it came.
+    /// `None`: another process made it, and it did not exist when the socket came.
     id: Option<SocketFileId>,
-    /// Somebody else has made it, and takes it away.
+    /// Another process made it and removes it.
     is_foreign: bool,
     is_ours: AtomicBool,
 }
@@ -104,22 +104,22 @@ impl SocketFile {
         self.is_foreign
     }
 
-    /// Why a client does not find the socket by its path now. `None`: it does, or that cannot be known.
+    /// Why a client does not find the socket by its path now. `None`: it does, or that cannot be found out.
     pub(crate) fn lost(&self) -> Option<LostSocket> {
         let lost = |is_replaced| Some(LostSocket { is_replaced, is_passed: self.is_foreign });
-        // A link that leads to it is a way to it.
+        // A link that leads to the file is a way to it, too.
         match rustix::fs::stat(&self.path) {
             Ok(stat) if is_socket(&stat) && self.id.is_none_or(|id| id == SocketFileId::from(&stat)) => None,
             Ok(_) => lost(true),
             Err(Errno::NOENT) => lost(false),
-            // A directory on the way is something else, or a link leads nowhere.
+            // Something on the path is not a directory, or a link is broken.
             Err(Errno::NOTDIR | Errno::LOOP) => lost(true),
-            // We may not look there any more. Others may.
+            // This process may no longer look there; others may.
             Err(_) => None,
         }
     }
 
-    /// The permissions of the file now. `None`: it is not at its path, or that cannot be known.
+    /// The permissions of the file now. `None`: it is not at its path, or that cannot be found out.
     pub(crate) fn access(&self) -> Option<SocketAccess> {
         let is_it = |stat: &Stat| is_socket(stat) && self.id == Some(SocketFileId::from(stat));
         let stat = rustix::fs::stat(&self.path).ok().filter(is_it)?;
@@ -693,7 +693,7 @@ mod tests {
         assert_eq!((lost(&file), lost(&foreign)), (None, None));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("ours");
         assert_eq!(file.access().and_then(|access| access.mode), Some(0o640));
-        // Root may look everywhere.
+        // Root can look everywhere.
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o000)).expect("ours");
         assert_eq!((lost(&file), lost(&foreign)), (None, None));
         fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o700)).expect("ours");

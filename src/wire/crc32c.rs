@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_standards_come_out() {
-        // RFC 3720, B.4, and the check value of the catalogues.
+        // From RFC 3720, B.4, and the usual check value.
         let ascending: Vec<u8> = (0..32).collect();
         let descending: Vec<u8> = (0..32).rev().collect();
         for (bytes, sum) in [

@@ -307,7 +307,7 @@ mod tests {
         Srv(u16, u16, u16, &'a str),
     }
 
-    /// An answer to a question, with these records, by owner and TTL.
+    /// An answer to a query with these records, by owner and TTL.
     fn answer(query: &DnsQuery, rcode: Rcode, ra: bool, records: &[(&str, u32, Say<'_>)]) -> Vec<u8> {
         let question = query.message();
         let question = Message::from_octets(&question[..]).expect("ours");
@@ -359,7 +359,7 @@ mod tests {
         }
         assert_eq!(asks.read(&asks.message()), DnsReply::NotOurs, "a question");
         assert_eq!(asks.read(&[]), DnsReply::NotOurs);
-        // A failure without a question counts, absence does not.
+        // A failure counts without the question, absence does not.
         for (rcode, wanted) in
             [(2, DnsReply::Failed("SERVFAIL".to_owned())), (3, DnsReply::Failed("NXDOMAIN".to_owned()))]
         {
@@ -426,7 +426,7 @@ mod tests {
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3_usize) {
             let asks = query("db.internal", [DnsKind::A, DnsKind::Aaaa, DnsKind::Srv][kind]);
             let _ = asks.read(&bytes);
-            // And with the right head.
+            // And with the right header.
             let mut message = asks.message();
             message[2] = 0x81;
             message[7] = bytes.first().copied().unwrap_or(1);

@@ -206,14 +206,14 @@ mod tests {
         Wants { header, hello, tls: TlsRequest::Never }
     }
 
-    /// What was heard of a client of whom a header is wanted.
+    /// What was read from a client that must send a header.
     type Heard = (Option<[SocketAddr; 2]>, Box<[u8]>, Box<[u8]>);
 
     fn reader() -> GreetingReader {
         GreetingReader::new(wants(true, false), Vec::new())
     }
 
-    /// Fed in pieces of these lengths, the last one with all that is left.
+    /// The result of feeding pieces of these lengths, the last piece being the rest.
     fn fed(bytes: &[u8], lengths: &[usize]) -> Result<Option<Heard>, GreetingError> {
         let mut reader = reader();
         let (mut rest, mut lengths) = (bytes, lengths.iter().copied());
@@ -295,7 +295,7 @@ mod tests {
             (with_checksum(binary(0x21, 0x11, &[INET, &kept].concat())), inet, &kept),
             (with_checksum(binary(0x21, 0x21, &inet6())), Some(["[2001::7]:80", "192.0.0.2:443"]), b""),
             (with_checksum(binary(0x20, 0x00, b"")), None, b""),
-            // A Unix socket has no address that we could use, nor has a datagram a connection.
+            // A Unix socket has no address that can be used, and a datagram has no connection.
             (binary(0x21, 0x31, &[vec![b'x'; 216], kept.clone()].concat()), None, &kept),
             (binary(0x21, 0x12, &[INET, &kept].concat()), None, &kept),
             (binary(0x21, 0x00, b""), None, b""),
@@ -428,7 +428,7 @@ mod tests {
             assert_eq!(reader.feed(&all[..at]), Ok(None), "cut at {at}");
             assert_eq!(reader.take_header().is_some(), at >= header.len());
             assert_eq!(reader.wants().header, at < header.len());
-            // As in another process.
+            // As after an upgrade to another process.
             let mut reader = GreetingReader::new(reader.wants(), reader.bytes().to_vec());
             let greeted = reader.feed(&all[at..]).expect("it is right").expect("it is whole");
             assert_eq!(greeted.asks, Asks::Tls { name: Some("a.example".to_owned()), protocols: Vec::new() });
@@ -445,8 +445,8 @@ mod tests {
 
     const GSS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x30];
 
-    /// What comes of a client that may ask for TLS and waits for its answers, each part of what it says in pieces of so many bytes;
-    /// and which answers it got.
+    /// The result for a client that may ask for TLS and waits for its answers, if each part is fed in pieces
+    /// of `piece` bytes; and the answers that it got.
     fn asked(parts: &[&[u8]], piece: usize) -> (Result<Option<Greeted>, GreetingError>, String) {
         let tls = TlsRequest::Awaited;
         let mut reader = GreetingReader::new(Wants { header: false, hello: true, tls }, Vec::new());
@@ -458,7 +458,7 @@ mod tests {
                     answers.push(char::from(answer));
                     heard = reader.answered();
                 }
-                // As in another process.
+                // As after an upgrade to another process.
                 let mut next = GreetingReader::new(reader.wants(), reader.bytes().to_vec());
                 match heard {
                     Ok(None) => {
@@ -495,7 +495,7 @@ mod tests {
                 assert_eq!((&*got, &greeted.asks), (answers, asks), "{parts:?} by {piece}");
                 assert_eq!(greeted.was_granted, answers.ends_with('S'));
                 assert!(rest.starts_with(&greeted.rest), "{parts:?} by {piece}");
-                // What nobody asked for is known by its first bytes.
+                // Unexpected bytes are recognized by their beginning.
                 assert!(greeted.rest.len() == rest.len() || *asks == Asks::Else);
             }
         }
@@ -508,14 +508,14 @@ mod tests {
             let at_once = [&SSL_REQUEST, behind].concat();
             assert_eq!(asked(&[&at_once], at_once.len()), (Err(GreetingError::Malformed), String::new()));
         }
-        // Behind the answer comes TLS and nothing else.
+        // Only TLS may follow the answer.
         for behind in [&b"\0"[..], b"GET / HTTP/1.1\r\n\r\n", &SSL_REQUEST] {
             for piece in [1, 100] {
                 let heard = asked(&[&SSL_REQUEST, behind], piece);
                 assert_eq!(heard, (Err(GreetingError::Malformed), "S".to_owned()), "{behind:?}");
             }
         }
-        // Where no such words are awaited they mean nothing.
+        // Without `--starttls` such a request means nothing.
         let mut reader = GreetingReader::new(wants(false, true), Vec::new());
         let greeted = reader.feed(&SSL_REQUEST).expect("it is right").expect("it is whole");
         assert_eq!((reader.answer(), greeted.was_granted, &*greeted.rest), (None, false, &SSL_REQUEST[..]));

@@ -149,7 +149,7 @@ mod tests {
         Http::new("/health", "127.0.0.1:80", statuses.to_vec())
     }
 
-    /// The verdict on this answer, which is the same whether it comes at once or byte by byte.
+    /// The verdict on this answer. It is the same whether the answer comes at once or byte by byte.
     fn verdict(statuses: &[RangeInclusive<u16>], answer: &[u8]) -> Option<Result<(), String>> {
         let at_once = http(statuses).heard(answer);
         let mut slow = http(statuses);

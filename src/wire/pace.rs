@@ -65,7 +65,7 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    /// What one full pipe of a pace ends as: the largest amount that is left when a destination stops taking.
+    /// What is left of one full pipe when a destination stops taking, at most.
     fn left_by(room: usize, pace: &mut Pace) -> usize {
         let mut left = room;
         loop {

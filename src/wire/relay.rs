@@ -1076,7 +1076,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that says what it is told to, and a server that has gone, in one way or another.
+    /// A client that sends what it is told to, and a server that is gone in one way or another.
     #[derive(Default)]
     struct Script {
         client: VecDeque<Vec<u8>>,
@@ -1138,7 +1138,7 @@ mod tests {
     const READABLE: Ready =
         Ready { readable: true, writable: false, urgent: false, read_closed: false, error: false };
 
-    /// A relay whose client has something to say, with a header in front.
+    /// A relay with a header in front of the client's bytes.
     fn relay() -> Relay<()> {
         let mut relay = Relay::new();
         relay.lead(b"PROXY ".to_vec());

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(said.begin(), None);
         assert_eq!((said.sent(6), said.outgoing()), (None, &b"PING"[..]));
         assert_eq!((said.sent(4), said.heard(b"PONG")), (None, Some(Ok(()))));
-        // No steps: the header is all.
+        // Without steps, only the header is sent.
         let mut none = Talk::new(&Check::Dialogue(Vec::new()), target, b"header".to_vec()).expect("there is");
         assert_eq!((none.begin(), none.sent(6)), (None, Some(Ok(()))));
     }

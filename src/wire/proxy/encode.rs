@@ -209,10 +209,10 @@ mod tests {
             // An IPv4 client of a listener for both families.
             ("[::ffff:192.0.2.1]:7", "[::ffff:192.0.2.2]:80", "PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"),
             ("192.0.2.1:7", "[::ffff:192.0.2.2]:80", "PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n"),
-            // Of two families, as another proxy may announce it.
+            // Of two families, as another proxy may announce them.
             ("192.0.2.1:7", "[2001:db8::2]:80", "PROXY TCP6 ::ffff:c000:201 2001:db8::2 7 80\r\n"),
             ("[2001:db8::2]:80", "192.0.2.1:7", "PROXY TCP6 2001:db8::2 ::ffff:c000:201 80 7\r\n"),
-            // A scope means nothing to anybody else.
+            // A scope is useless to any other host.
             ("[fe80::1%3]:7", "[fe80::2%3]:80", "PROXY TCP6 fe80::1 fe80::2 7 80\r\n"),
         ] {
             assert_eq!(v1(source, destination), line);
@@ -265,7 +265,7 @@ mod tests {
 
     type Values = Vec<(u8, Vec<u8>)>;
 
-    /// The addresses and the values of a header that is nothing else.
+    /// The addresses and the TLVs of bytes that are exactly one header.
     fn read(header: &[u8]) -> Option<([SocketAddr; 2], Values)> {
         let Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) = decode(header) else {
             return None;
@@ -290,9 +290,9 @@ mod tests {
         let ours = (TLV_UNIQUE_ID, b"ours".to_vec());
         let alpn = b"\x01\x00\x02h2";
         assert_eq!(values(&of(alpn)), [(1, b"h2".to_vec()), ours.clone()]);
-        // It has named the connection already.
+        // An earlier proxy has already named the connection.
         assert_eq!(values(&of(b"\x05\x00\x01x\x01\x00\x02h2")), [(5, b"x".to_vec()), (1, b"h2".to_vec())]);
-        // As long as can be, and a byte more.
+        // As long as possible, and one byte longer.
         let long = |length: u16| [&[0xee][..], &length.to_be_bytes(), &vec![7; length.into()]].concat();
         // Besides the addresses of IPv4 there are the name and the checksum.
         let most = u16::try_from(MOST_BYTES - 28 - 3 * TLV_HEAD - ours.1.len() - 4).expect("it fits");
@@ -322,7 +322,7 @@ mod tests {
             } else {
                 let kinds: Vec<u8> = values.iter().map(|(kind, _)| *kind).collect();
                 let mut expected = Vec::new();
-                // The reader has looked at the checksum, and keeps it to itself.
+                // The reader has checked the checksum and does not return it.
                 expected.extend(id.as_ref().map(|_| TLV_UNIQUE_ID));
                 prop_assert_eq!(kinds, expected);
                 prop_assert_eq!(id.as_ref(), values.iter().find(|(kind, _)| *kind == TLV_UNIQUE_ID).map(|(_, value)| value));
