@@ -70,7 +70,8 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 /// Commands for which `json` is completed.
-const WITH_JSON: [&str; 5] = ["show", "status", "sessions", "services", "events"];
+const WITH_JSON: [&str; 8] =
+    ["show", "status", "sessions", "ended", "services", "events", "doctor", "denied"];
 
 /// Completes the names of commands, and `json` after those that take it.
 struct Words;
@@ -115,6 +116,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::control::command::parse;
     use crate::control::scratch::Scratch;
 
     #[test]
@@ -130,6 +132,14 @@ mod tests {
         assert_eq!(candidates("show json "), (10, vec![]));
         assert_eq!(candidates("x"), (0, vec![]));
         assert_eq!(candidates("").1.len(), COMMANDS.len());
+    }
+
+    #[test]
+    fn json_is_completed_where_the_parser_takes_it() {
+        for row in COMMANDS {
+            let command = format!("{:?}", parse(format!("{} json", row.name).as_bytes()));
+            assert_eq!(WITH_JSON.contains(&row.name), command.contains("Json"), "{command}");
+        }
     }
 
     #[test]

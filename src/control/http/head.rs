@@ -174,7 +174,7 @@ fn read(request: &httparse::Request<'_, '_>, length: usize, name: Option<&str>) 
         path,
         query: query.to_owned(),
         wants_openmetrics: wants_openmetrics(values("accept")),
-        wants_json: tokens(values("accept")).any(|kind| kind.split(';').next() == Some("application/json")),
+        wants_json: wants_json(values("accept")),
         posted,
         keeps: is_1_1 && !has_body && !closes,
         length: length + body,
@@ -264,11 +264,17 @@ fn decoded(path: &str) -> Result<String, Refusal> {
     String::from_utf8(bytes).map_err(|_| Refusal::Malformed)
 }
 
-/// Does the client accept OpenMetrics 1.0, and prefer no other format? A client that does not say gets the
-/// older text format.
-fn wants_openmetrics<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
-    let (mut open, mut text) = (0.0_f32, 0.0_f32);
-    for one in tokens(accept) {
+/// One element of an `Accept` header.
+struct MediaRange<'a> {
+    /// Type and subtype in lower case.
+    kind: String,
+    /// How much the client prefers it, from 0 ("not acceptable") to 1 (RFC 9110, 12.4.2).
+    weight: f32,
+    version: Option<&'a str>,
+}
+
+fn media_ranges<'a>(accept: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = MediaRange<'a>> {
+    tokens(accept).map(|one| {
         let mut parts = one.split(';').map(str::trim);
         let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
         let parts: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
@@ -278,13 +284,31 @@ fn wants_openmetrics<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
                 .find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))
                 .map(|(_, value)| value.trim())
         };
-        let weight: f32 = value("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
-        let version = value("version").map(|version| version.trim_matches('"'));
-        match kind.as_str() {
-            "application/openmetrics-text" if version.is_none_or(|version| version == "1.0.0") => {
-                open = open.max(weight);
+        MediaRange {
+            kind,
+            weight: value("q").map_or(1.0, |q| q.parse().unwrap_or(0.0)),
+            version: value("version").map(|version| version.trim_matches('"')),
+        }
+    })
+}
+
+/// Does the client name JSON as acceptable?
+fn wants_json<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
+    media_ranges(accept).any(|range| range.kind == "application/json" && range.weight > 0.0)
+}
+
+/// Does the client accept OpenMetrics 1.0, and prefer no other format? A client that does not say gets the
+/// older text format.
+fn wants_openmetrics<'a>(accept: impl Iterator<Item = &'a [u8]>) -> bool {
+    let (mut open, mut text) = (0.0_f32, 0.0_f32);
+    for range in media_ranges(accept) {
+        match range.kind.as_str() {
+            "application/openmetrics-text" if range.version.is_none_or(|version| version == "1.0.0") => {
+                open = open.max(range.weight);
             }
-            "text/plain" if version.is_none_or(|version| version == "0.0.4") => text = text.max(weight),
+            "text/plain" if range.version.is_none_or(|version| version == "0.0.4") => {
+                text = text.max(range.weight);
+            }
             _ => {}
         }
     }
@@ -480,6 +504,22 @@ mod tests {
         ] {
             let head = format!("GET / HTTP/1.0\r\nAccept: {accept}\r\n\r\n");
             assert_eq!(whole(&head).wants_openmetrics, wants, "{accept}");
+        }
+    }
+
+    #[test]
+    fn json_is_for_those_who_ask_for_it() {
+        for (accept, wants) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("text/html, application/json;q=0.1", true),
+            ("application/json;q=0", false),
+            ("application/json; Q=0.0", false),
+            ("application/jsonl", false),
+            ("*/*", false),
+        ] {
+            let head = format!("GET / HTTP/1.0\r\nAccept: {accept}\r\n\r\n");
+            assert_eq!(whole(&head).wants_json, wants, "{accept}");
         }
     }
 }
