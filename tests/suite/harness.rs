@@ -36,10 +36,11 @@ pub(crate) use tracer::Tracer;
 /// The program under test.
 pub(crate) const BALANCE: &str = env!("CARGO_BIN_EXE_balance");
 
-/// Nothing here takes this long unless it is broken; generous, because test machines are slow and shared.
+/// Nothing here takes this long unless it is broken. It is generous, because test machines are slow and
+/// shared.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Polls until `fact` has a value. Panics with `what` at the deadline.
+/// Polls until `fact` returns a value. Panics with `what` at the deadline.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + DEADLINE;
@@ -52,12 +53,14 @@ pub(crate) fn eventually<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> 
     }
 }
 
-/// Between two looks at a fact: short enough not to slow a test down, long enough to leave the CPU to the program.
+/// The pause between two polls: short enough not to slow a test down, long enough to leave the CPU to the
+/// program.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(3));
 }
 
-/// Sets the flag when it is dropped: threads that go on until then end with their test, also if that fails.
+/// Sets the flag when it is dropped, so that threads which run until then end with their test, even if it
+/// fails.
 #[derive(Debug)]
 pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
 
@@ -69,12 +72,12 @@ impl Drop for Over<'_> {
 
 static COUNTER: AtomicU32 = AtomicU32::new(1);
 
-/// A number no other test of this process has.
+/// A number that no other test of this process has.
 pub(crate) fn unique() -> u32 {
     COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A directory that is gone when the test ends.
+/// A directory that is removed when the test ends.
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);
 
@@ -89,7 +92,7 @@ impl Directory {
         &self.0
     }
 
-    /// A file in it with this text.
+    /// Writes a file with this text in it.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).expect("a file in a fresh directory");
@@ -103,18 +106,19 @@ impl Drop for Directory {
     }
 }
 
-/// A loopback address and port that only this test uses: the address is its own, so no other test can take the port
-/// between our look and the program's bind.
+/// A loopback address and port that only this test uses. The address is its own, so no other test can take
+/// the port before the program binds it.
 pub(crate) fn own_address() -> SocketAddr {
     let n = unique();
     let [_, _, high, low] = std::process::id().to_be_bytes();
-    // 127.x.y.z with x from 64 to 191: away from 127.0.0.1 and from the clients' addresses.
+    // 127.x.y.z with x from 64 to 191: not 127.0.0.1 or the clients' addresses.
     let ip = Ipv4Addr::new(127, 64 + (high ^ (n >> 8) as u8) % 128, low, 1 + (n % 254) as u8);
-    // Below those that the kernel gives to connections: on 127.0.0.1, too, no other test's connection has it.
+    // Below the range for outgoing connections, so that no other test's connection has it, even on 127.0.0.1.
     let first = std::process::id().wrapping_mul(401).wrapping_add(n) % 20_000;
     let ports = (0..20_000).map(|more| 12_000 + ((first + more) % 20_000) as u16);
     let is_free = |at: SocketAddr| {
-        // It never listens: a copy of its descriptor in a child of another test, between fork and exec, is in nobody's way then.
+        // It never listens, so a copy of its descriptor in a child of another test, between fork and exec, is
+        // harmless.
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("an option");
@@ -124,7 +128,8 @@ pub(crate) fn own_address() -> SocketAddr {
     (ip, free.next().expect("a free port")).into()
 }
 
-/// A port on 127.0.0.1 that refuses: bound by us, so that nobody else takes it, and never listening.
+/// A port on 127.0.0.1 that refuses connects: it is bound by the test, so no other program takes it, and
+/// never listens.
 pub(crate) struct Refusing(socket2::Socket);
 
 impl Refusing {
@@ -147,7 +152,7 @@ impl std::fmt::Display for Refusing {
     }
 }
 
-/// A port on 127.0.0.1 that never answers: its accept queue is full, so further connection requests are dropped.
+/// A port on 127.0.0.1 that never answers: its listen queue is full, so further connects are dropped.
 pub(crate) struct BlackHole {
     socket: socket2::Socket,
     queue: Vec<socket2::Socket>,
@@ -167,7 +172,7 @@ impl BlackHole {
         socket.listen(0).expect("listen");
         let address = socket.local_addr().expect("a bound socket has an address");
         let mut queue = Vec::new();
-        // Fill until a connect no longer completes.
+        // Connects until a connect no longer completes.
         loop {
             let client = new();
             let filled = client.connect_timeout(&address, Duration::from_millis(300)).is_err();
@@ -185,7 +190,7 @@ impl BlackHole {
         address.as_socket().expect("it is IPv4")
     }
 
-    /// The first connection that is not one of those that fill it: from now on it answers.
+    /// Accepts the first connection that is not one of those that fill the queue; from now on it answers.
     pub(crate) fn accepts(&self) -> Client {
         let fillers: Vec<_> =
             self.queue.iter().filter_map(|one| one.local_addr().ok()?.as_socket()).collect();
@@ -204,7 +209,8 @@ impl std::fmt::Display for BlackHole {
     }
 }
 
-/// Are we root? Tests of other users and of mounts are only possible then, and say so where they are left out.
+/// Does the test run as root? Tests of other users and of mounts need that, and say so where they are
+/// skipped.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

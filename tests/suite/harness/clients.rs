@@ -28,20 +28,21 @@ impl Client {
         Self::try_connect(to, None, None).unwrap_or_else(|e| panic!("connect to {to}: {e}"))
     }
 
-    /// The other end of a connection, with the same deadline.
+    /// Wraps the other end of a connection, with the same deadline.
     pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         Self(stream)
     }
 
-    /// From this source address.
+    /// Connects from this source address.
     #[track_caller]
     pub(crate) fn connect_from(from: impl Into<IpAddr>, to: SocketAddr) -> Self {
         let from = from.into();
         Self::try_connect(to, Some(from), None).unwrap_or_else(|e| panic!("connect from {from} to {to}: {e}"))
     }
 
-    /// With this port of 127.0.0.1: in a network of one's own, where ports are scarce.
+    /// Connects from this port of 127.0.0.1. For a network namespace of the test's own, where ports are
+    /// scarce.
     #[track_caller]
     pub(crate) fn connect_by(port: u16, to: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -51,7 +52,7 @@ impl Client {
         Self(socket.into())
     }
 
-    /// With a small receive buffer: a reader that makes the other side wait.
+    /// Connects with a small receive buffer: a reader that makes the other side wait.
     #[track_caller]
     pub(crate) fn connect_narrow(to: SocketAddr) -> Self {
         Self::try_connect(to, None, Some(4096)).unwrap_or_else(|e| panic!("connect to {to}: {e}"))
@@ -108,7 +109,7 @@ impl Client {
         }
     }
 
-    /// Exactly this many bytes.
+    /// Receives exactly this many bytes.
     #[track_caller]
     pub(crate) fn recv(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
@@ -116,7 +117,7 @@ impl Client {
         bytes
     }
 
-    /// Everything up to the end, which must be clean.
+    /// Receives everything up to the end, which must be clean.
     #[track_caller]
     pub(crate) fn recv_all(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -124,7 +125,7 @@ impl Client {
         bytes
     }
 
-    /// Waits for the end and says which kind; bytes before it are dropped.
+    /// Waits for the end and returns its kind; bytes before it are discarded.
     #[track_caller]
     pub(crate) fn ending(&mut self) -> Received {
         let mut buffer = [0; 4096];
@@ -138,8 +139,8 @@ impl Client {
         }
     }
 
-    /// True if nothing, not even an end, arrives for so long. The one wait that cannot be a deadline: it is for what must
-    /// not happen.
+    /// True if nothing, not even an end, arrives within this time. The one wait that cannot be a deadline,
+    /// since it is for something that must not happen.
     pub(crate) fn is_quiet_for(&self, time: Duration) -> bool {
         self.0.set_read_timeout(Some(time)).expect("a timeout");
         let quiet = matches!(self.0.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_
 use super::run::isolate;
 use super::{BALANCE, Client, DEADLINE, Directory, Finished, Run, eventually, pause};
 
-/// What this process would leave to its children besides the standard three: the descriptors of a shell or a build.
+/// The descriptors, besides the standard three, that this process would leave to its children: those of a
+/// shell or a build.
 static STRAYS: LazyLock<Vec<(i32, PathBuf)>> = LazyLock::new(|| {
     let ours = descriptors_of("self").filter(|descriptor| {
         let told = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).unwrap_or_default();
@@ -35,7 +36,7 @@ fn descriptors_of(pid: impl Display) -> impl Iterator<Item = i32> {
     names.filter_map(|name| name.file_name().to_str()?.parse().ok())
 }
 
-/// A descriptor and what it stands for.
+/// A descriptor and what it refers to.
 fn described(pid: impl Display, descriptor: i32) -> (i32, PathBuf) {
     (descriptor, fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).unwrap_or_default())
 }
@@ -52,17 +53,17 @@ pub(crate) struct Setup {
     directory: Directory,
 }
 
-/// An instance in the foreground. End it with [`Instance::end`]; dropped otherwise it is killed and, in a failing test,
-/// reported.
+/// An instance in the foreground. End it by [`Instance::end`]. If it is dropped otherwise it is killed, and
+/// reported if the test fails.
 pub(crate) struct Instance {
     pub(crate) addr: SocketAddr,
-    /// Where it listens, whatever address its clients use.
+    /// The address that it listens on, whatever address its clients use.
     bound: SocketAddr,
     /// Its PORT, if that is a Unix socket.
     socket: Option<String>,
     pub(crate) directory: Directory,
     child: Child,
-    /// The process that serves: the child, or one that has taken its place.
+    /// The serving process: the child, or its successor.
     pid: i32,
     argv: String,
     baseline: usize,
@@ -85,12 +86,13 @@ pub(crate) struct Row {
 }
 
 impl Setup {
-    /// Listening on 127.0.0.1, on a port of the kernel's choice that is bound here and inherited as descriptor 3.
+    /// Listens on 127.0.0.1, on a port of the kernel's choice that is bound here and inherited as descriptor
+    /// 3.
     pub(crate) fn new() -> Self {
         Self::listening(([127, 0, 0, 1], 0).into())
     }
 
-    /// The same on this address.
+    /// Does the same on this address.
     pub(crate) fn listening(listen: SocketAddr) -> Self {
         let directory = Directory::new();
         Self {
@@ -105,63 +107,66 @@ impl Setup {
         }
     }
 
-    /// Let the program bind `address` itself (the arguments must say `-b` or `-6` where needed).
+    /// Lets the program bind `address` itself (the arguments must have `-b` or `-6` where needed).
     pub(crate) fn binding(address: SocketAddr) -> Self {
         Self { inherit: false, ..Self::listening(address) }
     }
 
-    /// Let the program make this Unix socket, which is PORT then.
+    /// Lets the program make this Unix socket, which is then its PORT.
     pub(crate) fn on_socket(socket: &str) -> Self {
         Self { socket: Some(socket.to_owned()), ..Self::binding(([127, 0, 0, 1], 0).into()) }
     }
 
-    /// Shell words in front of the program, such as `ulimit -n 20;` or `exec 1>&-;`.
+    /// Adds shell words before the program, such as `ulimit -n 20;` or `exec 1>&-;`.
     pub(crate) fn shell(mut self, prefix: &str) -> Self {
         self.prefix = prefix.to_owned();
         self
     }
 
-    /// With this listener instead of one that is bound here.
+    /// Passes this listener instead of one that is bound here.
     pub(crate) fn passing(listener: TcpListener) -> Self {
         let at = listener.local_addr().expect("a bound socket has an address");
         Self { listener: Some(listener), ..Self::listening(at) }
     }
 
-    /// With this as its stderr instead of a file.
+    /// Uses this as its stderr instead of a file.
     pub(crate) fn stderr(self, stderr: impl Into<OwnedFd>) -> Self {
         Self { stderr: Some(stderr.into()), ..self }
     }
 
-    /// With this hosts file. Needs root for a mount namespace of its own.
+    /// Uses this hosts file. Needs root for a mount namespace of its own.
     pub(crate) fn hosts(self, hosts: &str) -> Self {
         let path = self.directory.file("hosts", hosts);
         self.mounting(&format!("mount --bind {} /etc/hosts;", path.display()))
     }
 
-    /// Shell words in front of the program, such as `mount ...;`, in a mount namespace of its own. Needs root.
+    /// Adds shell words before the program, such as `mount ...;`, in a mount namespace of its own. Needs
+    /// root.
     pub(crate) fn mounting(mut self, prefix: &str) -> Self {
         self.prefix.push_str(prefix);
         self.env.push(("UNSHARE".into(), "unshare -m".into()));
         self
     }
 
-    /// In this directory (of rendezvous, home and logs), to share it with another instance or start again in it.
+    /// Uses this directory (for the control socket, home and logs), to share it with another instance or
+    /// start again in it.
     pub(crate) fn within(mut self, directory: Directory) -> Self {
         self.directory = directory;
         self
     }
 
-    /// Where it will listen; the port may be 0 still.
+    /// The address that it will listen on; the port may still be 0.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen
     }
 
-    /// Where the instance will have its files.
+    /// The directory for the instance's files.
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
     }
 
-    /// Starts `balance -f ARGS`; `PORT` among the arguments is replaced by the port. Comes back when it answers `show`.
+    /// Starts `balance -f ARGS`; `PORT` among the arguments is replaced by the port. Returns when it answers
+    /// `show`.
     #[track_caller]
     pub(crate) fn start<S: ToString>(self, args: impl IntoIterator<Item = S>) -> Instance {
         let mut instance = self.spawn(args);
@@ -169,7 +174,7 @@ impl Setup {
         instance
     }
 
-    /// The same without waiting.
+    /// Does the same without waiting.
     #[track_caller]
     pub(crate) fn spawn<S: ToString>(self, args: impl IntoIterator<Item = S>) -> Instance {
         let Self { listen, inherit, prefix, env, stderr, listener, socket, directory } = self;
@@ -181,7 +186,8 @@ impl Setup {
         let args =
             args.into_iter().map(|a| a.to_string()).map(|a| if a == "PORT" { port.clone() } else { a });
         let args: Vec<OsString> = args.map(OsString::from).collect();
-        // The listener travels as stdin, because that needs no unsafe code here and leaks into no other test's child.
+        // The listener is passed as stdin, because that needs no unsafe code here and is not inherited by
+        // another test's child.
         let inherited = "exec 3<&0 </dev/null; export LISTEN_FDS=1 LISTEN_PID=$$;";
         let start = if inherit { inherited } else { "exec </dev/null;" };
         let script = format!("{start} {prefix} exec \"$0\" -f \"$@\"");
@@ -200,7 +206,7 @@ impl Setup {
         command.stdout(output("stdout")).stderr(stderr);
         command.stdin(listener.map_or_else(Stdio::null, |listener| OwnedFd::from(listener).into()));
         let argv = format!("balance -f {args:?} (port {port}, {prefix:?})");
-        // What takes its place is the child of the process before; when that has ended, it is ours.
+        // A successor is the child of the process before it; when that has ended, it becomes ours.
         set_child_subreaper(Some(getpid())).expect("Linux has it");
         let child = command.spawn().expect("sh is everywhere");
         let pid = i32::try_from(child.id()).expect("a pid");
@@ -215,7 +221,7 @@ impl Instance {
         Setup::new().start(args)
     }
 
-    /// In front of these channels, in one group.
+    /// Starts an instance with these channels in one group.
     #[track_caller]
     pub(crate) fn before(channels: &[&dyn std::fmt::Display]) -> Self {
         Self::start([String::from("PORT")].into_iter().chain(channels.iter().map(ToString::to_string)))
@@ -232,11 +238,11 @@ impl Instance {
             pause();
         }
         if self.asks_for_http() {
-            // It answers by HTTP a moment later, and has more descriptors then.
+            // It serves HTTP a moment later, and has more descriptors then.
             eventually("it serves HTTP", || self.has_thread("http").then_some(()));
         }
         eventually("no session is left", || (!self.has_thread("session")).then_some(()));
-        // The descriptor of the question just asked may still be closing.
+        // The descriptor of the last question may still be closing.
         let mut counts = [usize::MAX; 4];
         self.baseline = eventually("a steady number of descriptors", || {
             counts.rotate_left(1);
@@ -245,7 +251,7 @@ impl Instance {
         });
     }
 
-    /// Is `--http` among its arguments, or in a file of lines in its directory?
+    /// Is `--http` among its arguments, or in a service file in its directory?
     fn asks_for_http(&self) -> bool {
         let says = |file: fs::DirEntry| {
             let is_small = file.metadata().is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 20);
@@ -256,7 +262,7 @@ impl Instance {
                 && fs::read_dir(self.directory.path()).is_ok_and(|files| files.flatten().any(says))
     }
 
-    /// Does it have a thread of this name?
+    /// Does it have a thread with this name?
     pub(crate) fn has_thread(&self, name: &str) -> bool {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs");
         threads.flatten().any(|thread| {
@@ -277,7 +283,7 @@ impl Instance {
         Client::connect(self.addr)
     }
 
-    /// Connects and receives the name of the channel (one character) that it got; keeps the connection.
+    /// Connects and receives the name (one character) of its channel; keeps the connection.
     #[track_caller]
     pub(crate) fn named(&self) -> (Client, String) {
         let mut client = self.connect();
@@ -285,21 +291,21 @@ impl Instance {
         (client, String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// The names of the channels that so many clients one after the other get.
+    /// The names of the channels that `n` clients get, one after another.
     #[track_caller]
     pub(crate) fn names(&self, n: usize) -> String {
         (0..n).map(|_| self.named().1).collect()
     }
 
-    /// `balance -c CMD PORT`.
+    /// Runs `balance -c CMD PORT`.
     #[track_caller]
     pub(crate) fn ctl(&self, command: &str) -> Finished {
-        // Where it listens is not always known here, and to look the port alone will do.
+        // The address is not always known here, and for a look the port alone is enough.
         let bind = if command == "show" { Vec::new() } else { self.bind_option() };
         Run::balance(&self.directory).args(bind).args(["-c", command, &self.port()]).finish()
     }
 
-    /// `balance -i PORT` with this on stdin.
+    /// Runs `balance -i PORT` with this input.
     #[track_caller]
     pub(crate) fn shell(&self, input: impl AsRef<[u8]>) -> Finished {
         Run::balance(&self.directory)
@@ -309,7 +315,8 @@ impl Instance {
             .finish()
     }
 
-    /// `-b` for where it listens: without it, what changes something is for an instance on all addresses.
+    /// `-b` with its address: without it, commands that change something are for an instance on all
+    /// addresses.
     pub(crate) fn bind_option(&self) -> Vec<String> {
         let ip = self.bound.ip();
         if ip.is_unspecified() || self.socket.is_some() {
@@ -329,7 +336,7 @@ impl Instance {
             .collect()
     }
 
-    /// Waits until `show` is as `fact` wants it.
+    /// Waits until `fact` is true of `show`.
     #[track_caller]
     pub(crate) fn await_show(&self, what: &str, fact: impl Fn(&[Row]) -> bool) -> Vec<Row> {
         eventually(what, || Some(self.show()).filter(|rows| fact(rows)))
@@ -351,7 +358,7 @@ impl Instance {
         kill_process(Pid::from_raw(self.pid).expect("a pid is not 0"), signal).expect("our own child");
     }
 
-    /// Waits for its end; the exit code, or 128 + the signal.
+    /// Waits for its end; returns the exit code, or 128 + the signal.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> i32 {
         let end = Instant::now() + DEADLINE;
@@ -370,7 +377,7 @@ impl Instance {
             let status = self.child.try_wait().expect("our own child")?;
             return Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
         }
-        // A successor is ours since the one before it has ended; until then it is that one's.
+        // A successor is ours after the process before it has ended; until then it is that process's child.
         let (_, status) = waitpid(Pid::from_raw(self.pid), WaitOptions::NOHANG).ok()??;
         status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal))
     }
@@ -383,7 +390,7 @@ impl Instance {
         self.poll_end().is_none()
     }
 
-    /// Has it hand everything over to a new process of the same program, and goes on with that one; what was answered.
+    /// Upgrades it to a new process of the same program, and follows that one; returns the answer.
     #[track_caller]
     pub(crate) fn upgrade(&mut self) -> String {
         let told = self.ctl("upgrade").code(0).stdout;
@@ -392,7 +399,7 @@ impl Instance {
         told
     }
 
-    /// Goes on with the process of this number, as soon as the one before has ended.
+    /// Follows the process with this ID as soon as the one before has ended.
     #[track_caller]
     pub(crate) fn succeed(&mut self, pid: i32) {
         let code = self.wait();
@@ -401,7 +408,7 @@ impl Instance {
         (self.pid, self.ended) = (pid, false);
     }
 
-    /// The process that has taken its place, once there is one: nobody need have told which.
+    /// Follows its successor as soon as there is one, even if nobody has said which one it is.
     #[track_caller]
     pub(crate) fn find_successor(&mut self) {
         let before = self.pid;
@@ -413,7 +420,8 @@ impl Instance {
         self.succeed(found);
     }
 
-    /// The process that goes on when one was killed in an upgrade, or has come to its end; the exit code of that one.
+    /// Follows the process that goes on after one was killed in an upgrade, or has ended; returns the exit
+    /// code of that one.
     #[track_caller]
     pub(crate) fn find_survivor(&mut self) -> i32 {
         let code = self.wait();
@@ -426,7 +434,8 @@ impl Instance {
         code
     }
 
-    /// All processes of this instance: the one that serves, those that take over from it, and those that end.
+    /// All processes of this instance: the one that serves, those that take over from it, and those that are
+    /// ending.
     pub(crate) fn processes(&self) -> Vec<i32> {
         let names = fs::read_dir("/proc").expect("Linux has it").flatten();
         let pids = names.filter_map(|name| name.file_name().to_str()?.parse().ok());
@@ -441,25 +450,25 @@ impl Instance {
         is_balance && environment.windows(directory.len()).any(|part| part == directory.as_bytes())
     }
 
-    /// The descriptors that it has open, those of pipes included.
+    /// Its open descriptors, including those of pipes.
     pub(crate) fn open_descriptors(&self) -> impl Iterator<Item = i32> {
         descriptors_of(self.pid)
     }
 
-    /// How many descriptors it has open that are its own. What it inherited from whoever runs the tests is not counted: a
-    /// successor does not inherit it.
+    /// How many descriptors of its own it has open. Those inherited from the program that runs the tests do
+    /// not count, because a successor does not inherit them.
     pub(crate) fn descriptors(&self) -> usize {
         self.open_descriptors()
             .filter(|descriptor| !STRAYS.contains(&described(self.pid, *descriptor)))
             .count()
     }
 
-    /// What its pipes hold when they are full, in bytes.
+    /// How many bytes its pipes can hold.
     pub(crate) fn pipe_bytes(&self) -> usize {
         let mut seen = std::collections::BTreeMap::new();
         for descriptor in self.open_descriptors() {
             let path = format!("/proc/{}/fd/{descriptor}", self.pid);
-            // Opened anew it is the same pipe. Others cannot be opened, or are no pipes.
+            // Opening it anew gives the same pipe. Others cannot be opened, or are not pipes.
             let Some(name) =
                 fs::read_link(&path).ok().filter(|name| name.to_string_lossy().starts_with("pipe:"))
             else {
@@ -474,19 +483,20 @@ impl Instance {
         seen.values().sum()
     }
 
-    /// CPU time it used so far, in clock ticks (usually 10 ms).
+    /// The CPU time that it has used so far, in clock ticks (usually 10 ms).
     pub(crate) fn ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         let after_name = stat.rsplit(')').next().unwrap_or_default();
         after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
     }
 
-    /// Does it use no CPU to speak of? Looks at a window of 300 ms.
+    /// Asserts that it uses almost no CPU time, in a window of 300 ms.
     #[track_caller]
     pub(crate) fn assert_idle(&self) {
-        // What a shared machine does to a window, it does not do to five in a row; a spin shows in all.
+        // A shared machine may disturb one window, but not five in a row; a busy loop shows in all of them.
         let mut used = 0;
-        // One that was told to check its channels fifty times a second is not quiet; a spin takes thirty ticks.
+        // An instance that checks its channels fifty times a second is not idle; a busy loop takes thirty
+        // ticks.
         let allowed = if self.argv.contains("--check-interval") { 6 } else { 1 };
         for _ in 0..5 {
             let before = self.ticks();
@@ -499,14 +509,15 @@ impl Instance {
         panic!("it uses {used} ticks of CPU in 300 ms of quiet");
     }
 
-    /// The standard epilogue: all clients are gone, so nothing may be left of them, and a SIGTERM ends it cleanly.
+    /// The standard epilogue: all clients are gone, so nothing may be left of them, and SIGTERM ends it
+    /// cleanly.
     #[track_caller]
     pub(crate) fn end(self) {
         self.await_show("every c is 0", |rows| rows.iter().all(|row| row.c == 0));
         eventually("descriptors are back at the baseline", || {
             (self.descriptors() <= self.baseline).then_some(())
         });
-        // A check that has just ended waits for its server's end, for a second at most.
+        // A check that has just ended waits for its server to close, for at most a second.
         let mut left = Vec::new();
         let end = Instant::now() + DEADLINE;
         while Instant::now() < end {
@@ -521,7 +532,7 @@ impl Instance {
         self.end_by(Signal::TERM);
     }
 
-    /// The end of an instance that has nothing to show any more, or clients still connected.
+    /// Ends an instance that cannot answer `show` any more, or that still has clients.
     #[track_caller]
     pub(crate) fn terminate(self) {
         self.end_by(Signal::INT);
@@ -535,7 +546,7 @@ impl Instance {
         assert_eq!(code, 0, "exit code after {signal:?}");
     }
 
-    /// The end of an instance that was told to `kill` itself.
+    /// Waits for the end of an instance that got the command `kill`.
     #[track_caller]
     pub(crate) fn killed(mut self) {
         let code = self.wait();
@@ -549,19 +560,19 @@ impl Instance {
         assert!(!self.stderr().contains("panicked"), "it panicked");
     }
 
-    /// Its sockets whose other side is gone while it still holds them.
+    /// Sockets that it still holds although the other side is gone.
     fn half_dead(&self) -> Vec<String> {
         self.sockets().into_iter().filter(|line| matches!(state(line), Some("05" | "08"))).collect()
     }
 
-    /// How many connects of it to this address are not answered yet.
+    /// How many of its connects to this address are not answered yet.
     pub(crate) fn dials(&self, to: SocketAddr) -> usize {
         let port = format!(":{:04X}", to.port());
         let is_to = |line: &String| line.split_whitespace().nth(2).is_some_and(|to| to.ends_with(&port));
         self.sockets().into_iter().filter(|line| state(line) == Some("02") && is_to(line)).count()
     }
 
-    /// Its TCP sockets, as the lines that the kernel has for them.
+    /// Its TCP sockets, as lines of the kernel's table.
     fn sockets(&self) -> Vec<String> {
         let mut inodes = Vec::new();
         for entry in fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten().flatten() {
@@ -577,7 +588,7 @@ impl Instance {
             let is_own = |line: &&str| {
                 line.split_whitespace().nth(9).is_some_and(|inode| inodes.iter().any(|own| own == inode))
             };
-            // Thousands of TIME_WAITs, which are nobody's, would make this slow.
+            // Thousands of sockets in TIME_WAIT, which belong to no process, would make this slow.
             let living = text.lines().skip(1).filter(|line| !line.contains(" 06 "));
             found.extend(living.filter(is_own).map(str::to_owned));
         }
@@ -629,7 +640,7 @@ impl Row {
         })
     }
 
-    /// The row as the contract formats it.
+    /// The row in the contract's format.
     pub(crate) fn text(&self) -> String {
         let (ip, port) = self.address.rsplit_once(':').expect("an address has a port");
         let Self { group, policy, channel, state, c, totalc, maxc, sent, rcvd, .. } = self;

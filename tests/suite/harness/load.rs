@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use super::{Client, eventually, pause};
 
-/// What one client met.
+/// What one client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Got {
     /// The first byte, which is the channel's name.
@@ -35,7 +35,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// From so many threads at a time, to this address.
+    /// Starts clients from `threads` threads to this address.
     pub(crate) fn on(to: SocketAddr, threads: usize) -> Self {
         let (stop, visits) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let thread = |_| {
@@ -52,19 +52,19 @@ impl Load {
         Self { stop, visits, threads }
     }
 
-    /// Clients so far.
+    /// The number of clients so far.
     pub(crate) fn count(&self) -> usize {
         self.visits.lock().expect("no client panics with it").len()
     }
 
-    /// Waits for so many more clients.
+    /// Waits for `n` more clients.
     #[track_caller]
     pub(crate) fn await_more(&self, n: usize) {
         let enough = self.count() + n;
         eventually("more clients", || (self.count() >= enough).then_some(()));
     }
 
-    /// The last clients go; what all of them met.
+    /// Waits for the last clients; returns what all of them got.
     #[track_caller]
     pub(crate) fn finish(self) -> Vec<Visit> {
         self.stop.store(true, Ordering::SeqCst);

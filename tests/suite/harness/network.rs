@@ -1,7 +1,7 @@
 //! A network namespace for a test.
 
-/// Runs a test in a network that nobody else is in: only loopback, all ports free, all settings changeable. What the test
-/// starts, threads and programs, is in it, too. Without root the test is left out.
+/// Runs a test in a network namespace of its own: only loopback, all ports free, all settings changeable.
+/// Threads and programs that the test starts are in it, too. Without root the test is skipped.
 pub(crate) fn private_network(why: &str, test: impl FnOnce() + Send) {
     if super::needs_root(why) {
         return;
@@ -19,7 +19,7 @@ pub(crate) fn private_network(why: &str, test: impl FnOnce() + Send) {
     }
 }
 
-/// Which ports this network gives to connections: from the first to the last.
+/// Sets the range of ports that this network gives to outgoing connections.
 pub(crate) fn port_range(first: u16, last: u16) {
     let range = format!("{first} {last}");
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", range).expect("a setting of our own network");

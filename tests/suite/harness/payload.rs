@@ -1,14 +1,14 @@
 //! Payload that cannot be confused: a keyed stream of bytes, different for each connection and direction. A
 //! byte that is lost, repeated, moved or from another stream is detected.
 
-/// Which way a stream goes.
+/// The direction of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Sent,
     Rcvd,
 }
 
-/// `byte(i)` of one connection's one direction.
+/// The bytes of one direction of one connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stream(u64);
 
@@ -30,7 +30,7 @@ impl Stream {
         bytes
     }
 
-    /// Panics if `got` is not what the stream has from `offset` on, and says what became of it.
+    /// Panics if `got` is not what the stream has from `offset` on, and says how it differs.
     #[track_caller]
     pub(crate) fn check(self, offset: u64, got: &[u8]) {
         let want = self.bytes(offset, got.len());

@@ -16,11 +16,11 @@ pub(crate) struct Run {
     deadline: Duration,
 }
 
-/// How it ended and what it said.
+/// How a command ended, and its output.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) command: String,
-    /// The exit code, or 128 + the signal as a shell has it.
+    /// The exit code, or 128 + the signal as in a shell.
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -32,7 +32,7 @@ impl Run {
         Self { command: Command::new(program), stdin: Vec::new(), deadline: DEADLINE }
     }
 
-    /// `balance` with its rendezvous in this directory.
+    /// `balance` with its control socket in this directory.
     pub(crate) fn balance(directory: &Directory) -> Self {
         let mut run = Self::new(BALANCE);
         run.environment(directory);
@@ -73,14 +73,14 @@ impl Run {
         self
     }
 
-    /// Longer than usual, for programs that work for a while.
+    /// Sets a longer deadline, for programs that take some time.
     pub(crate) fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Runs it. stdin, stdout and stderr are files: nothing it leaves running can keep us waiting, and no reader of ours
-    /// can make it wait.
+    /// Runs it. stdin, stdout and stderr are files: processes that it leaves running cannot keep us waiting,
+    /// and our reading cannot make it wait.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Finished {
         let directory = Directory::new();
@@ -126,7 +126,8 @@ impl Run {
     }
 }
 
-/// The environment every program of a test gets: its own directories, no locale, nothing inherited that steers us.
+/// Sets the environment of every program in a test: directories of its own, no locale, and no inherited
+/// variables that affect balance.
 pub(crate) fn isolate(command: &mut Command, directory: &Directory) {
     for key in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET"] {
         command.env_remove(key);
@@ -145,21 +146,21 @@ fn text(mut file: File) -> String {
 }
 
 impl Finished {
-    /// The exit code must be this.
+    /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
         assert_eq!(self.code, code, "exit code of {self}");
         self
     }
 
-    /// stdout must be exactly this.
+    /// Asserts that stdout is exactly this.
     #[track_caller]
     pub(crate) fn out(self, stdout: &str) -> Self {
         assert_eq!(self.stdout, stdout, "stdout of {self}");
         self
     }
 
-    /// stderr must contain this.
+    /// Asserts that stderr contains this.
     #[track_caller]
     pub(crate) fn err(self, part: &str) -> Self {
         assert!(self.stderr.contains(part), "no {part:?} on stderr of {self}");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Directory, Instance, Run, eventually, unique};
 
-/// Writes an executable script. By another process, since a file that this one has open for writing, or a fork of it for
-/// another test, could not be run.
+/// Writes an executable script. Another process writes it: a file that this process, or a fork of it for
+/// another test, has open for writing could not be run.
 pub(crate) fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
     executable(directory, name, &format!("#!/bin/sh\n{text}\n"))
 }
@@ -19,12 +19,12 @@ pub(crate) fn executable(directory: &Directory, name: &str, text: &str) -> PathB
     path
 }
 
-/// Copies a program to run it from there. By another process, for the same reason.
+/// Copies a program, to run it from there. Another process copies it, for the same reason.
 pub(crate) fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
     Run::new("cp").arg(from).arg(to).finish().code(0);
 }
 
-/// An argument of `sleep` that no other process has.
+/// An argument for `sleep` that no other process has.
 pub(crate) fn mark() -> String {
     format!("86400.{}{}", std::process::id(), unique())
 }
@@ -38,7 +38,7 @@ pub(crate) fn alive(mark: &str) -> usize {
     fs::read_dir("/proc").expect("a process table").flatten().filter(has_it).count()
 }
 
-/// Children of the instance, dead or alive.
+/// The instance's children, dead or alive.
 pub(crate) fn children(instance: &Instance) -> Vec<String> {
     let stat_of = |process: fs::DirEntry| fs::read_to_string(process.path().join("stat")).ok();
     let parent = instance.pid().to_string();

@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{DEADLINE, eventually};
 
-/// A server on a port of its own, with a thread per connection. Gone, with all its connections, when dropped.
+/// A server on a port of its own, with a thread per connection. Dropping it ends it with all its connections.
 pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
@@ -30,25 +30,25 @@ struct Shared {
 }
 
 impl Server {
-    /// Every connection gets its own thread in `serve`, which also gets the connection's number.
+    /// Every connection gets a thread of its own in `serve`, which also gets the connection's number.
     pub(crate) fn with(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         Self::on(Ipv4Addr::LOCALHOST.into(), serve)
     }
 
-    /// On this address.
+    /// The same on this address.
     pub(crate) fn on(ip: IpAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         Self::at(SocketAddr::new(ip, 0), serve)
     }
 
-    /// On this address and port, also while connections of an earlier server there are still ending.
+    /// The same on this address and port, even while connections of an earlier server there are still ending.
     pub(crate) fn at(address: SocketAddr, serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         if address.port() != 0 {
             socket.set_reuse_address(true).expect("an option");
         }
-        // A port that was just left, or that a connection of somebody else has for a moment, is free soon.
+        // A port that was just left, or that another connection has for a moment, is free soon.
         eventually("a free port", || socket.bind(&address.into()).ok());
-        // std's queue of 128 overflows in a burst, and what the kernel does then is not our subject.
+        // std's listen queue of 128 overflows in a burst, and what the kernel does then is not under test.
         socket.listen(4096).expect("listen");
         Self::over(socket.into(), serve)
     }
@@ -73,17 +73,17 @@ impl Server {
         Self { addr, shared, listener, acceptor: Some(acceptor) }
     }
 
-    /// Sends back what it gets, half-close included.
+    /// Echoes what it receives, including a half-close.
     pub(crate) fn echo() -> Self {
         Self::with(|stream, _| echo(stream))
     }
 
-    /// Says its name first, then is an echo: shows which channel a client got.
+    /// Sends its name first, then echoes: shows which channel a client got.
     pub(crate) fn named(name: &'static str) -> Self {
         Self::with(move |stream, _| name_then_echo(stream, name))
     }
 
-    /// The same at this address.
+    /// The same on this address and port.
     pub(crate) fn named_at(address: SocketAddr, name: &'static str) -> Self {
         Self::at(address, move |stream, _| name_then_echo(stream, name))
     }
@@ -93,12 +93,12 @@ impl Server {
         Self::on(ip.into(), move |stream, _| name_then_echo(stream, name))
     }
 
-    /// Takes connections and closes them.
+    /// Accepts connections and closes them.
     pub(crate) fn closer() -> Self {
         Self::with(|_, _| ())
     }
 
-    /// Takes connections and says nothing until the test ends.
+    /// Accepts connections and sends nothing until the test ends.
     pub(crate) fn silent() -> Self {
         Self::with(|mut stream, _| while matches!(stream.read(&mut [0; 4096]), Ok(1..)) {})
     }
@@ -108,34 +108,34 @@ impl Server {
         Self::with(|stream, _| SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger"))
     }
 
-    /// Connections taken so far.
+    /// The number of connections accepted so far.
     pub(crate) fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Connections open now.
+    /// The number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// The most that were ever open at once.
+    /// The maximum number of connections that were open at once.
     pub(crate) fn most(&self) -> usize {
         self.shared.most.load(Ordering::SeqCst)
     }
 
-    /// Who connected, in order.
+    /// The addresses that connected, in order.
     pub(crate) fn clients(&self) -> Vec<SocketAddr> {
         self.shared.clients.lock().expect("no server thread panics with it").clone()
     }
 
-    /// Ends as a program does that crashes: its connections are reset.
+    /// Ends like a program that crashes: its connections are reset.
     pub(crate) fn crash(self) {
         for (_, stream) in self.shared.streams.lock().expect("no server thread panics with it").iter() {
             SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("linger");
         }
     }
 
-    /// Waits until so many connections were taken.
+    /// Waits until this many connections were accepted.
     #[track_caller]
     pub(crate) fn await_accepted(&self, n: usize) {
         eventually("enough connections at the server", || (self.accepted() >= n).then_some(()));
@@ -169,14 +169,14 @@ fn take(
     let (shared, serve) = (Arc::clone(shared), Arc::clone(serve));
     std::thread::spawn(move || {
         serve(stream, number);
-        // The twin that `drop` uses to end a connection would keep the descriptor open.
+        // The duplicate that `drop` uses to end a connection would keep the descriptor open.
         let mut streams = shared.streams.lock().expect("no server thread panics with it");
         streams.retain(|(twin, _)| *twin != number);
         shared.open.fetch_sub(1, Ordering::SeqCst);
     });
 }
 
-/// Sends back what it gets until the end, then half-closes.
+/// Echoes what it receives until the end, then half-closes.
 pub(crate) fn echo(mut stream: TcpStream) {
     let mut buffer = [0; 16 << 10];
     loop {
@@ -198,8 +198,8 @@ pub(super) fn name_then_echo(mut stream: TcpStream, name: &str) {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        // Wakes the acceptor. Closing alone would not end the listening as long as another thread of ours, between fork and
-        // exec, has a copy of the descriptor.
+        // Wakes the accepting thread. Closing alone would not end the listening while another thread of ours,
+        // between fork and exec, has a copy of the descriptor.
         if SockRef::from(&*self.listener).shutdown(Shutdown::Read).is_err() {
             let _ = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1));
         }

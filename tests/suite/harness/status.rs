@@ -8,7 +8,7 @@ pub(crate) struct Status {
     pub(crate) address: String,
     pub(crate) state: String,
     pub(crate) health: String,
-    /// Clients in line that it could serve.
+    /// Waiting clients that it could serve.
     pub(crate) queue: u64,
     pub(crate) totalc: u64,
     pub(crate) failed: u64,
@@ -16,7 +16,7 @@ pub(crate) struct Status {
     /// How many of its addresses are up, and how many it has.
     pub(crate) addrs: String,
     pub(crate) used: String,
-    /// How it is spoken to.
+    /// How balance speaks to it.
     pub(crate) options: String,
     pub(crate) why: String,
 }
@@ -75,7 +75,7 @@ impl Instance {
         rows.map(|line| Status::parse(line).unwrap_or_else(|| panic!("no status: {line:?}"))).collect()
     }
 
-    /// What `status` says of lost clients: all of them, and why; empty if there are none.
+    /// What `status` says about lost clients: all of them, and why; empty if there are none.
     #[track_caller]
     pub(crate) fn losses(&self) -> String {
         let text = self.ctl("status").code(0).stdout;
@@ -94,7 +94,7 @@ impl Instance {
         self.status().iter().map(|row| &row.health[..]).collect::<Vec<_>>().join(" ")
     }
 
-    /// Waits until the health of this channel (by its line) is as wanted.
+    /// Waits until the channel on this line has this health.
     #[track_caller]
     pub(crate) fn await_health(&self, line: usize, health: &str) -> Status {
         let mut last = Vec::new();
@@ -104,7 +104,7 @@ impl Instance {
         })
     }
 
-    /// The lines of this event so far.
+    /// The log lines of this event so far.
     pub(crate) fn told(&self, event: &str) -> Vec<String> {
         let name = format!("event={event}");
         let stderr = self.stderr();

@@ -15,7 +15,7 @@ use super::{BALANCE, DEADLINE, Directory, Instance, eventually, pause};
 pub(crate) struct Terminal {
     keyboard: File,
     program: Child,
-    /// What came so far.
+    /// The output so far.
     said: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -33,7 +33,7 @@ impl Terminal {
         grantpt(&ours).expect("it is ours");
         unlockpt(&ours).expect("it is new");
         let theirs = File::from(ioctl_tiocgptpeer(&ours, flags).expect("the other side"));
-        // No process stands between: what becomes of the program is its own doing.
+        // No process is in between: what happens to the program is its own doing.
         let program = Command::new("setsid")
             .args(["--ctty", BALANCE])
             .args(args)
@@ -50,7 +50,7 @@ impl Terminal {
         let mut screen = keyboard.try_clone().expect("a descriptor");
         let said = Arc::default();
         let heard = Arc::clone(&said);
-        // It ends with the program: EIO then.
+        // Reading fails with EIO when the program ends.
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
@@ -65,7 +65,7 @@ impl Terminal {
         Self { keyboard, program, said }
     }
 
-    /// All that came so far.
+    /// The output so far.
     pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&lock(&self.said)).into_owned()
     }
@@ -74,7 +74,7 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).expect("a terminal takes what is typed");
     }
 
-    /// Waits until what came has `text`.
+    /// Waits until the output contains `text`.
     #[track_caller]
     pub(crate) fn awaits(&self, text: &str) {
         let end = Instant::now() + DEADLINE;
@@ -84,8 +84,8 @@ impl Terminal {
         }
     }
 
-    /// Types this until `fact` holds of what came: a Ctrl-C throws away what was typed around it. Each time it is given a
-    /// moment to work, so that nothing piles up for a program that does not read.
+    /// Types this until `fact` is true of the output: Ctrl-C discards what was typed around it. The program
+    /// gets a moment each time, so that nothing piles up if it does not read.
     #[track_caller]
     pub(crate) fn types_until(&mut self, keys: &str, fact: impl Fn(&str) -> bool) {
         let end = Instant::now() + DEADLINE;
@@ -111,7 +111,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It may have ended.
+        // It may have ended already.
         let _ = self.program.kill();
         let _ = self.program.wait();
     }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Instance, eventually};
 
-/// strace on a running instance, with all its threads, until it is dropped.
+/// strace on a running instance with all its threads, until it is dropped.
 pub(crate) struct Tracer {
     child: Child,
     output: PathBuf,
@@ -36,7 +36,8 @@ impl Tracer {
         Self { child, output }
     }
 
-    /// Calls in 300 ms, of the quietest of some windows. CPU time would show little: a traced process mostly stands still.
+    /// System calls within 300 ms, in the quietest of several windows. CPU time would show little, since a
+    /// traced process mostly stands still.
     pub(crate) fn calls_when_quiet(&self) -> usize {
         let seen = || fs::read(&self.output).map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
         let window = || {
@@ -47,12 +48,12 @@ impl Tracer {
         (0..5).map(|_| window()).min().unwrap_or(0)
     }
 
-    /// What it has seen so far.
+    /// The output so far.
     pub(crate) fn so_far(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.output).unwrap_or_default()).into_owned()
     }
 
-    /// What it saw, once it is gone.
+    /// The complete output, after it has detached.
     pub(crate) fn detach(mut self) -> String {
         self.end();
         self.so_far()
@@ -60,7 +61,7 @@ impl Tracer {
 
     fn end(&mut self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        // It lets the traced process go; killed hard it would not always.
+        // SIGTERM makes it detach from the traced process; SIGKILL would not always.
         let _ = kill_process(pid, Signal::TERM);
         let _ = self.child.wait();
     }
