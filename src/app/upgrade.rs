@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+use self::kin::Kin;
 use self::means::HandoverMeans;
 use self::work::Work;
 use super::fenced;
@@ -30,8 +31,9 @@ use crate::process::{self, FenceState, Notifier};
 use crate::sys::Clock;
 use crate::sys::given;
 use crate::sys::passing::HandoverStream;
-use crate::sys::program;
+use crate::sys::program::{self, Footing};
 
+mod kin;
 mod means;
 mod work;
 
@@ -254,7 +256,7 @@ impl Upgrader {
             self.tell(Severity::Notice, format!("process {pid} asks for the ports"));
             let offer = Offer { listeners_only: true, ..offer };
             is_offered = true;
-            self.work(HandoverStream::from(stream), pid, offer, Some(listeners), false)
+            self.work(HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger)
         });
         if let (Err(why), Ok(stream), false) = (&outcome, refusal, is_offered) {
             work::say_why_not(&HandoverStream::from(stream), why);
@@ -313,10 +315,15 @@ impl Upgrader {
             let (ours, theirs) = pair()?;
             (stream, input, rest) = (HandoverStream::from(ours), theirs, Some(listeners));
         }
-        let pid = self.start(&program, &input)?;
+        // If a main process is not a child of systemd when systemd is told of it, systemd does not wait for its
+        // end: a stop would kill it at once.
+        let beside = process::has_manager() && program::CAN_START_BESIDE;
+        let footing = if beside { Footing::Beside } else { Footing::Child };
+        let pid = self.start(&program, &input, footing)?;
+        let kin = Kin::of(pid, footing);
         drop(input);
         self.tell(Severity::Notice, format!("process {pid} was started to take over: {}", program.display()));
-        self.work(stream, pid, offer, rest, true)
+        self.work(stream, pid, offer, rest, kin)
     }
 
     fn work(
@@ -325,9 +332,9 @@ impl Upgrader {
         pid: Pid,
         offer: Offer,
         listeners: Option<Vec<Arc<OwnedFd>>>,
-        is_child: bool,
+        kin: Kin,
     ) -> Result<(Pid, String), String> {
-        Work::new(&self.means, stream, pid, offer, listeners, is_child).run()
+        Work::new(&self.means, stream, pid, offer, listeners, kin).run()
     }
 
     /// The offer and its descriptors.
@@ -379,15 +386,16 @@ impl Upgrader {
         Ok((offer, descriptors))
     }
 
-    fn start(&self, path: &Path, input: &UnixStream) -> Result<Pid, String> {
+    fn start(&self, path: &Path, input: &UnixStream, footing: Footing) -> Result<Pid, String> {
         let directory = self.origin.directory.clone().or_else(|| std::env::current_dir().ok());
         let directory = directory.unwrap_or_else(|| PathBuf::from("/"));
         let me = std::process::id().to_string();
         let with = [(HANDOVER, &*me)];
         let is_watched = std::env::var_os(WATCHDOG_PID).is_some_and(|pid| pid == *me);
         let private: Vec<&str> = PRIVATE.iter().copied().chain(is_watched.then_some(WATCHDOG_PID)).collect();
+        let argv = &self.origin.argv;
         let started =
-            program::start_successor(path, &self.origin.argv, &private, &with, &directory, input.as_fd());
+            program::start_successor(path, argv, &private, &with, &directory, input.as_fd(), footing);
         started.map_err(|e| match e.act {
             "execve" => {
                 let why = format!("{}: {}", path.display(), e.source);

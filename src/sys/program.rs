@@ -49,6 +49,18 @@ pub(crate) fn start(
     imp::start(path, &arguments, environment(without).chain(with), &Manner::Helper)
 }
 
+/// Whether a successor can be started with [`Footing::Beside`].
+pub(crate) const CAN_START_BESIDE: bool = imp::CAN_START_BESIDE;
+
+/// Whose child a successor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Footing {
+    /// A child of this process.
+    Child,
+    /// A child of our parent, which alone learns how it ends. Only where [`CAN_START_BESIDE`] is true.
+    Beside,
+}
+
 /// Starts the program at this path as our successor. `arguments` are all its arguments, beginning with its
 /// name; its environment is ours without the variables `without` and with those `with` replaced. `input`
 /// becomes its standard input. It shares our standard output, standard error and process group, has the
@@ -60,10 +72,11 @@ pub(crate) fn start_successor(
     with: &[(&str, &str)],
     directory: &Path,
     input: BorrowedFd<'_>,
+    footing: Footing,
 ) -> Result<Pid, StartError> {
     let with = with.iter().map(|&(name, value)| (OsString::from(name), OsString::from(value)));
     let directory = CString::new(directory.as_os_str().as_bytes()).map_err(|e| failed("chdir")(e.into()))?;
-    let manner = Manner::Successor { directory, input: input.as_raw_fd() };
+    let manner = Manner::Successor { directory, input: input.as_raw_fd(), footing };
     imp::start(path, arguments, environment(without).chain(with), &manner)
 }
 
@@ -77,7 +90,7 @@ enum Manner {
     /// It does something for this process and ends.
     Helper,
     /// It takes this process's place.
-    Successor { directory: CString, input: RawFd },
+    Successor { directory: CString, input: RawFd, footing: Footing },
 }
 
 fn failed(act: &'static str) -> impl Fn(io::Error) -> StartError {
@@ -182,8 +195,9 @@ mod imp {
     use rustix::io::Errno;
     use rustix::process::{WaitOptions, waitpid};
 
-    use super::{Manner, OsString, Path, Pid, Restore, StartError, failed, io};
+    use super::{Footing, Manner, OsString, Path, Pid, Restore, StartError, failed, io};
 
+    pub(super) const CAN_START_BESIDE: bool = true;
     /// Size of that stack in bytes; enough for a few system calls.
     const STACK: usize = 64 * 1_024;
 
@@ -221,7 +235,7 @@ mod imp {
             environment: envp.as_ptr(),
             successor: match manner {
                 Manner::Helper => None,
-                Manner::Successor { directory, input } => Some((directory.as_ptr(), *input)),
+                Manner::Successor { directory, input, .. } => Some((directory.as_ptr(), *input)),
             },
             restore: Restore::new(),
             failure: None,
@@ -239,7 +253,11 @@ mod imp {
                 (std::mem::zeroed(), std::mem::zeroed());
             libc::sigfillset(&raw mut all);
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            let beside = match manner {
+                Manner::Successor { footing: Footing::Beside, .. } => libc::CLONE_PARENT,
+                Manner::Successor { .. } | Manner::Helper => 0,
+            };
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | beside;
             let pid = libc::clone(child, top, flags, (&raw mut plan).cast());
             let error = io::Error::last_os_error();
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
@@ -247,7 +265,7 @@ mod imp {
         }?;
         let pid = Pid::from_raw(pid).ok_or_else(|| failed("clone")(io::ErrorKind::Other.into()))?;
         let Some((act, number)) = plan.failure else { return Ok(pid) };
-        // The process has ended; this only reaps it.
+        // The process has ended; this only reaps it. If it is our parent's child, that reaps it.
         while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
         Err(failed(act)(io::Error::from_raw_os_error(number)))
     }
@@ -315,7 +333,9 @@ mod imp {
     use std::os::fd::BorrowedFd;
     use std::os::unix::ffi::OsStrExt;
 
-    use super::{Manner, OsString, Path, Pid, Restore, StartError, failed, io};
+    use super::{Footing, Manner, OsString, Path, Pid, Restore, StartError, failed, io};
+
+    pub(super) const CAN_START_BESIDE: bool = false;
 
     pub(super) fn start(
         path: &Path,
@@ -336,7 +356,8 @@ mod imp {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
                 true
             }
-            Manner::Successor { directory, input } => {
+            Manner::Successor { directory, input, footing } => {
+                debug_assert_eq!(*footing, Footing::Child, "CAN_START_BESIDE says so");
                 // SAFETY: the caller holds it for as long as this takes.
                 let input = unsafe { BorrowedFd::borrow_raw(*input) };
                 let input = input.try_clone_to_owned().map_err(failed("dup"))?;

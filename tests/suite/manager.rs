@@ -194,6 +194,44 @@ fn after_an_upgrade_the_new_process_speaks_and_no_other() {
     manager.next("STOPPING=1");
 }
 
+/// If a main process is not a child of systemd when systemd is told of it, systemd does not wait for its end: a
+/// stop or a restart kills it at once, with all its connections.
+#[test]
+#[cfg_attr(any(not(target_os = "linux"), portable), ignore = "the standard library starts children only")]
+fn a_successor_is_a_child_of_the_manager_from_its_first_moment() {
+    let manager = Manager::new();
+    let server = Server::echo();
+    let (first, second) = (own_address(), own_address());
+    let notify = format!("export NOTIFY_SOCKET={};", manager.directory.path().join("notify").display());
+    let setup = Setup::binding(first).shell(&notify);
+    let line = |at: SocketAddr| format!("-b {} {} {server}\n", at.ip(), at.port());
+    let file = setup.directory().file("services", &(line(first) + &line(second)));
+    let mut instance = setup.spawn(["--file".to_owned(), file.display().to_string()]);
+    manager.next("READY=1");
+    // The old process stays with a client whose line is gone, so that nobody else adopts its children.
+    let mut client = Client::connect(second);
+    client.send("x");
+    assert_eq!(client.recv(1), b"x");
+    std::fs::write(&file, line(first)).expect("our own file");
+    let old = instance.pid();
+    let ctl = |words: &[&str]| crate::harness::Run::balance(&instance.directory).args(words).finish();
+    let told = ctl(&["-c", "upgrade", &format!("process.{old}")]).code(0).stdout;
+    let new: i32 = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect(&told);
+    manager.hears(&format!("MAINPID={new}"));
+    let status = std::fs::read_to_string(format!("/proc/{new}/status")).expect("it runs");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:\t")).expect("it has a parent");
+    assert_eq!(parent, std::process::id().to_string(), "the old process is {old}");
+    // Nor is its end lost on the old one, who is asked for the next one.
+    client.send("y");
+    assert_eq!(client.recv(1), b"y");
+    drop(client);
+    instance.succeed(new);
+    let ctl = |words: &[&str]| crate::harness::Run::balance(&instance.directory).args(words).finish();
+    let failed = ctl(&["-c", "upgrade /bin/false", &format!("process.{new}")]).code(69).stdout;
+    assert_eq!(failed, "no upgrade, this process goes on: the new process ended\n");
+    instance.terminate();
+}
+
 #[test]
 fn one_worker_that_hangs_starves_the_watchdog() {
     let manager = Manager::new();

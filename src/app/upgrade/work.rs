@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::Pid;
 
 use super::super::roster::estate::Counts;
 use super::super::{counted, past};
+use super::kin::Kin;
 use super::means::HandoverMeans;
 use crate::handover::connection::StageRecord;
 use crate::handover::frame;
@@ -73,8 +74,7 @@ pub(super) struct Work<'a> {
     stream: HandoverStream,
     /// The process id of the successor.
     pid: Pid,
-    /// Whether we have started it.
-    is_child: bool,
+    kin: Kin,
     machine: Predecessor,
     offered: Vec<Running>,
     /// The numbers of the services that the successor serves.
@@ -112,14 +112,14 @@ impl<'a> Work<'a> {
         pid: Pid,
         offer: Offer,
         listeners: Option<Vec<Arc<OwnedFd>>>,
-        is_child: bool,
+        kin: Kin,
     ) -> Self {
         Self {
             means,
             log: means.roster.log(),
             stream,
             pid,
-            is_child,
+            kin,
             machine: Predecessor::new(&offer),
             offered: means.roster.offered(),
             accepted: Vec::new(),
@@ -283,14 +283,14 @@ impl<'a> Work<'a> {
             PredecessorDeed::Yield => {
                 self.means.roster.leave_files(&self.accepted(), true);
                 *self.means.receiver() = Some(self.pid);
-                if self.is_child {
+                if self.kin.is_ours() {
                     process::tell_main_process(pid_number(self.pid));
                 }
             }
             PredecessorDeed::Unyield => {
                 self.means.roster.leave_files(&self.accepted(), false);
                 *self.means.receiver() = None;
-                if self.is_child {
+                if self.kin.is_ours() {
                     process::tell_main_process(std::process::id());
                 }
             }
@@ -347,12 +347,9 @@ impl<'a> Work<'a> {
 
     /// Kills the successor, waits for its end, and reads what it had sent before.
     fn end_successor(&mut self) {
-        if self.is_child {
-            self.ended = self.own_end();
-        }
-        if self.is_child && self.ended.is_none() {
-            let _ = kill_process(self.pid, Signal::KILL);
-            while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+        self.ended = self.own_end();
+        if self.ended.is_none() {
+            self.kin.kill(self.pid);
         }
         // Only processes that it has started may still hold the other end.
         let mut looks = 0;
@@ -366,17 +363,13 @@ impl<'a> Work<'a> {
         self.news.push_back(PredecessorNews::SuccessorGone);
     }
 
-    /// How the successor ended, if it did so on its own; it is reaped then. If it has closed its end of the
-    /// stream, it is about to end, so this waits a little.
+    /// How the successor ended, if it did so on its own; a child is reaped then. If it has closed its end of
+    /// the stream, it is about to end, so this waits a little.
     fn own_end(&self) -> Option<String> {
         for _ in 0..LAST_LOOKS {
-            if let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG).ok()? {
-                let code = status.exit_status().map(|code| format!("with exit code {code}"));
-                let signal = || Some(format!("by signal {}", status.terminating_signal()?));
-                return code.or_else(signal).or_else(|| Some(String::new()));
-            }
-            if !self.is_deaf {
-                return None;
+            let ended = self.kin.ended(self.pid);
+            if ended.is_some() || !self.is_deaf || !self.kin.is_ours() {
+                return ended;
             }
             thread::sleep(LAST_LOOK);
         }
