@@ -320,6 +320,13 @@ pub(super) fn bind(
                 let cause = format!("no control socket at {}: {cause}", path.display());
                 log.tell(&Event::NoRendezvous { cause });
             }
+            if let (Some(cause), Some(group)) = (endpoint.ungrouped(), group) {
+                let text = format!(
+                    "--control-group {group}: its members cannot give commands, since the user of balance may not give them the control socket: \
+                     {cause}; make this user a member of the group (in a unit of systemd: SupplementaryGroups={group}), and restart balance"
+                );
+                log.tell(&Event::Note { severity: Severity::Warning, text });
+            }
             Ok(Some(endpoint))
         }
         Err(e @ EndpointError::UnknownGroup(_)) => {

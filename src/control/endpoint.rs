@@ -89,6 +89,8 @@ pub struct Endpoint {
     pub(crate) missed: Vec<(PathBuf, io::Error)>,
     pub(crate) owner: u32,
     pub(crate) group_named: bool,
+    /// Why the group was not given the socket, though one was named.
+    pub(crate) ungrouped: Option<io::Error>,
 }
 
 impl Endpoint {
@@ -108,14 +110,26 @@ impl Endpoint {
         };
         let mut causes = Vec::new();
         for directory in &options.directories {
-            match bind_in(directory, first, group) {
+            let mut ungrouped = None;
+            let bound = bind_in(directory, first, group).or_else(|error| match error {
+                // Only root may give a file to a group that it is not in. For its user and root it can be had all the same.
+                PutError::Io(cause) if group.is_some() && cause.kind() == ErrorKind::PermissionDenied => {
+                    let bound = bind_in(directory, first, None);
+                    ungrouped = Some(cause);
+                    bound
+                }
+                other => Err(other),
+            });
+            let group = group.filter(|_| ungrouped.is_none());
+            match bound {
                 Ok((listener, entry, putting)) => {
                     let mut entries = Entries::of(first.clone(), entry, group);
                     let mut missed = entries.name_all(&names, putting);
                     let owner = peer::own_uid();
                     // That we may not use a directory is normal; that it is not safe is reported.
                     missed.extend(causes.into_iter().filter(|(_, cause)| Unsafe::is_cause_of(cause)));
-                    return Ok(Self { listener, entries, missed, owner, group_named: group.is_some() });
+                    let group_named = group.is_some();
+                    return Ok(Self { listener, entries, missed, owner, group_named, ungrouped });
                 }
                 Err(PutError::Busy(path)) => return Err(EndpointError::Busy(path)),
                 Err(PutError::Io(error)) => causes.push((directory.path().join(first), error)),
@@ -139,7 +153,13 @@ impl Endpoint {
             missed: Vec::new(),
             owner: peer::own_uid(),
             group_named: offered.group_named,
+            ungrouped: None,
         })
+    }
+
+    /// Why the members of the group that was named may not use it.
+    pub fn ungrouped(&self) -> Option<&io::Error> {
+        self.ungrouped.as_ref()
     }
 
     /// The path of its first name; `None` if it has no name any more.

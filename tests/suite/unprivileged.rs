@@ -292,3 +292,24 @@ fn a_user_who_is_it_already_gives_up_the_rest() {
     assert_eq!(Client::connect(at).recv(1), b"a");
     ask(&instance, "kill").code(0);
 }
+
+/// Only root may give a file to a group that it is not in. Without the group, root and the user can give commands all the same.
+#[test]
+fn a_control_group_that_the_user_is_not_in_is_told_and_leaves_a_control_socket() {
+    if needs_root("becoming another user") {
+        return;
+    }
+    let server = Server::named("a");
+    for (group, is_member) in [("60", false), ("65534", true)] {
+        let at = own_address();
+        let (ip, port, server) = (at.ip().to_string(), at.port().to_string(), server.to_string());
+        let args = ["--user", "65534:65534", "--control-group", group, "-b", &ip, &port, &server];
+        let instance = as_program(Setup::binding(at), "").spawn(args.map(str::to_owned));
+        eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+        let told = "--control-group 60: its members cannot give commands, since the user of balance may not give them the control socket: \
+                    Operation not permitted";
+        assert_eq!(instance.stderr().contains(told), !is_member, "{}", instance.stderr());
+        assert!(!instance.stderr().contains("no_rendezvous"), "{}", instance.stderr());
+        ask(&instance, "kill").code(0);
+    }
+}

@@ -252,7 +252,8 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: Value::Word("NAME"),
         scope: Scope::Process,
         help: "Let the members of this Unix group control the instance",
-        more: "Root and the user who started the instance can always control it. Example: balance --control-group www 80 web1 web2",
+        more: "Root and the user who started the instance can always control it. With --user, that user must be a member of the group. Example: balance \
+               --control-group www 80 web1 web2",
         read: |draft, word| set(&mut draft.process.control_group, Some(unix_group(word)?)),
         print: |draft| name_of(draft.process.control_group.as_ref()),
         ..PLAIN
