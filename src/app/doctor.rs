@@ -90,7 +90,10 @@ impl Watch {
                 pauses: self.pauses.count.load(Ordering::Relaxed),
                 longest_pause: Duration::from_millis(self.pauses.longest_millis.load(Ordering::Relaxed)),
             },
-            privileges: self.roster.upgrade().and_then(|roster| fenced::signs(&roster.process())),
+            privileges: self
+                .roster
+                .upgrade()
+                .and_then(|roster| fenced::signs(&roster.process(), roster.takes_addresses())),
             before: self.before.clone(),
         }
     }

@@ -326,10 +326,15 @@ impl Roster {
         [sources.collect(), transparent.collect()]
     }
 
+    /// Has any service `--transparent`?
+    pub(super) fn takes_addresses(&self) -> bool {
+        self.watched().iter().any(|one| one.outgoing.transparent)
+    }
+
     /// Logs what `--transparent` lacks for channels that came from the predecessor. They are served all the
     /// same.
     pub(super) fn warn_of_ways(self: &Arc<Self>) {
-        if !self.watched().iter().any(|one| one.outgoing.transparent) {
+        if !self.takes_addresses() {
             return;
         }
         let roster = Arc::clone(self);

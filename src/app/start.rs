@@ -14,6 +14,7 @@ use super::assembly::Assembly;
 use super::circles;
 use super::controllers::{self, AtWork, Environment};
 use super::deadlines::Deadlines;
+use super::fenced;
 use super::heir::Heir;
 use super::hooks::ProgramHooks;
 use super::keeper::{self, Bell, Keeper};
@@ -115,6 +116,7 @@ pub(super) fn start(
 ) -> Result<u8, Failure> {
     let warn = Log::stderr(settings.debug).timed(settings.log_time);
     environment.warn(&warn);
+    fenced::tell_refused(&warn);
     let foreground = is_foreground(settings);
     let Means { workers, descriptor_limit, own_descriptors } =
         means(settings, &services, &passed, heirs.iter().map(Heir::descriptor_count).sum())?;

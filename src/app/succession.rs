@@ -15,6 +15,7 @@ use std::thread;
 
 use super::assembly::Assembly;
 use super::controllers::{self, AtWork, Environment};
+use super::fenced;
 use super::heir::{Heir, receive, send, span_of};
 use super::kept::{self, Kept};
 use super::lockdown;
@@ -78,6 +79,7 @@ pub(super) fn start(
             fence.iter().for_each(|fence| lockdown::close(fence, &log));
         }
     }
+    fenced::tell_refused(&log);
     let make = means.make(settings, source, start::seed(), &log, access);
     let assembly = start::assemble(make, clock, &log).map_err(os)?;
     if !foreground {

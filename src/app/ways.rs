@@ -22,8 +22,10 @@ const MARK: u32 = 0xba1;
 const MOST_NAMED: usize = 4;
 /// Maximum number of servers that are checked.
 const MOST_SERVERS: usize = 1_000;
+// A unit that has either setting already needs both capabilities in it, and a second line adds to the first.
 const NO_CAPABILITY: &str = "--transparent needs CAP_NET_ADMIN: start balance as root (with --user it keeps this one), or with \
-                             AmbientCapabilities=CAP_NET_ADMIN in its unit";
+                             'AmbientCapabilities=CAP_NET_BIND_SERVICE CAP_NET_ADMIN' and \
+                             'CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN' in its unit";
 
 /// A server to which connections are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

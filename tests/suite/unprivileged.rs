@@ -313,3 +313,95 @@ fn a_control_group_that_the_user_is_not_in_is_told_and_leaves_a_control_socket()
         ask(&instance, "kill").code(0);
     }
 }
+
+/// A shell command that runs `balance`, and for which a system call fails.
+fn failing(setup: Setup, before: &str, call: &str) -> Setup {
+    let setup = as_program(setup, "");
+    let copy = setup.directory().path().join("balance");
+    let strace = format!("strace -D -f -qq -o /dev/null -e trace={call} -e inject={call}:error=EPERM");
+    setup.shell(&format!("exec {before} {strace} {} -f \"$@\";", copy.display()))
+}
+
+#[test]
+fn privileges_that_the_system_does_not_take_away_stop_no_start() {
+    if needs_root("starting as another user") {
+        return;
+    }
+    let server = Server::named("a");
+    let at = own_address();
+    let setup = Setup::binding(at);
+    let run = setup.directory().path().join("run");
+    fs::create_dir(&run).expect("a new directory");
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o1777)).expect("our own");
+    // As a unit has it that was made for --transparent, and forbids capset.
+    let setpriv = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps +net_bind_service,+net_admin \
+                   --ambient-caps +net_bind_service,+net_admin";
+    let setup = failing(setup, setpriv, "capset");
+    let args = ["--user", "65534", "-b", &at.ip().to_string(), &at.port().to_string(), &server.to_string()];
+    let mut instance = setup.spawn(args);
+    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    let told =
+        "--user: the system does not let balance give up all privileges: balance keeps net_admin (capset: ";
+    assert!(instance.stderr().contains(told), "{}", instance.stderr());
+    assert!(ask(&instance, "events").stdout.contains(told), "{}", ask(&instance, "events"));
+    let advice = "advice privileges: balance has capabilities that it does not need: net_admin.";
+    let doctor = ask(&instance, "doctor").stdout;
+    assert!(
+        doctor.contains(advice) && doctor.contains("leave CAP_NET_ADMIN out of AmbientCapabilities="),
+        "{doctor}"
+    );
+    assert_eq!(Client::connect(at).recv(1), b"a");
+    // It was not passed on to the next process.
+    let told = ask(&instance, "upgrade").code(0).stdout;
+    let pid = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named");
+    instance.succeed(pid);
+    for set in ["CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(status(pid, set), "0000000000000400", "{set} net_bind_service alone");
+    }
+    let doctor = ask(&instance, "doctor").stdout;
+    assert!(
+        !doctor.contains("does not need") && doctor.contains("capability net_bind_service alone"),
+        "{doctor}"
+    );
+    ask(&instance, "kill").code(0);
+}
+
+#[test]
+fn what_the_user_needs_is_asked_for_only_where_it_is_missing() {
+    if needs_root("becoming another user") {
+        return;
+    }
+    let server = Server::named("a");
+    let at = own_address();
+    let line = |user: &str| {
+        ["--user", user, "-b", &at.ip().to_string(), &at.port().to_string(), &server.to_string()]
+            .map(str::to_owned)
+    };
+    // Root stays root: nothing has to be called, so nothing can be refused.
+    let setup = failing(Setup::binding(at), "setpriv --clear-groups", "setgroups,setresuid,setresgid");
+    let instance = setup.spawn(line("0:0"));
+    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    assert!(!instance.stderr().contains("does not let balance give up"), "{}", instance.stderr());
+    ask(&instance, "kill").code(0);
+    drop(instance);
+    // Without capset, the change of user drops all capabilities.
+    let instance = failing(Setup::binding(at), "", "capset").spawn(line("65534:65534"));
+    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    for set in ["CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(status(instance.pid(), set), "0000000000000000", "{set}");
+    }
+    let told = "balance may not listen on ports below 1024 (capset: Operation not permitted";
+    assert!(instance.stderr().contains(told), "{}", instance.stderr());
+    ask(&instance, "kill").code(0);
+    drop(instance);
+    // But it serves as nobody else.
+    for call in ["setgroups", "setresgid", "setresuid"] {
+        let trace = format!("inject={call}:error=EPERM");
+        let strace = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &trace];
+        let told = Run::new("strace").args(strace).arg(BALANCE).arg("-f").args(line("65534:65534")).finish();
+        assert!(
+            told.code == 71 && told.to_string().contains(&format!("--user 65534:65534: {call}: ")),
+            "{told}"
+        );
+    }
+}
