@@ -569,8 +569,7 @@ pub(super) fn manage(
     let (lookups, looked_up) = (resolver.clone(), names.clone());
     let (process, stopped) = (settings.clone(), Arc::clone(bell));
     let [line, lines, asked, of_line] = [(); 4].map(|()| Arc::clone(written));
-    let socket = listeners.iter().find(|one| one.address().unix().is_some()).cloned();
-    let socket = Arc::new(RwLock::new(socket));
+    let socket = Arc::new(RwLock::new(served.unix_socket()));
     let saved_socket = Arc::clone(&socket);
     ManagedService {
         name: RwLock::new(parts.spec.name.as_ref().map(|name| name.as_str().to_owned())),

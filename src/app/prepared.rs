@@ -14,7 +14,7 @@ use super::lookup::Resolved;
 use super::passed::PassedSocket;
 use super::{Failure, exit};
 use crate::config::CHECK_DEFAULTS;
-use crate::control::{self, Names};
+use crate::control::{self, ListeningSocket, Names};
 use crate::names::{Residence, Resident};
 use crate::net::server::Running;
 use crate::net::{Changed, NewService, Routes, ServiceOptions};
@@ -25,11 +25,11 @@ use crate::sched::{
     SharedTable, Table,
 };
 use crate::spec::{
-    Address, Check, CheckSpec, GroupSpec, ListenSpan, Member, OnDown, Policy, Section, ServiceSpec,
-    reserved_groups,
+    Address, Check, CheckSpec, GroupSpec, ListenSpan, LostSocket, Member, OnDown, Policy, Section,
+    ServiceSpec, SocketAccess, reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
-use crate::sys::socket_file::{SocketAccess, SocketFileId};
+use crate::sys::socket_file::SocketFileId;
 use crate::sys::{Outgoing, Sources};
 
 /// How long a start waits for ports that the previous instance is just leaving, all ports together.
@@ -195,9 +195,29 @@ impl Served {
         ListenSpan::of(self.listeners.iter().map(ListenerHandle::address))
     }
 
+    /// Its Unix socket as operators ask for it, if it listens on one.
+    pub(super) fn unix_socket(&self) -> Option<Arc<dyn ListeningSocket>> {
+        let socket = self.listeners.iter().find(|one| one.address().unix().is_some())?;
+        Some(Arc::new(socket.clone()))
+    }
+
     /// What a service without a name is called.
     pub(super) fn place(&self) -> String {
         self.listen().first().unwrap_or(&self.parts.span).to_string()
+    }
+}
+
+impl ListeningSocket for ListenerHandle {
+    fn lost(&self) -> Option<LostSocket> {
+        self.lost()
+    }
+
+    fn access(&self) -> Option<SocketAccess> {
+        self.access()
+    }
+
+    fn has_foreign_file(&self) -> bool {
+        self.has_foreign_file()
     }
 }
 

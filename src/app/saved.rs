@@ -9,9 +9,9 @@ use std::num::NonZeroU16;
 use crate::control;
 use crate::sched::{ChannelSnapshot, GroupSnapshot, Snapshot};
 use crate::spec::{
-    ChannelSpec, GroupSpec, Member, Named, Policy, PortWord, Section, ServiceSpec, Typed, reserved_groups,
+    ChannelSpec, GroupSpec, Member, Named, Policy, PortWord, Section, ServiceSpec, SocketAccess, Typed,
+    reserved_groups,
 };
-use crate::sys::socket_file::SocketAccess;
 
 /// The groups in order of their numbers. Numbers without a channel become gaps, so that the other channels
 /// keep theirs. Empty groups at the end are left out if they have the policy of later groups (`later`) and

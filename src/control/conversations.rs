@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -20,16 +19,16 @@ use crate::control::find::{self, FindError, Wanted, Which};
 use crate::control::ready::ReadyState;
 use crate::control::render;
 use crate::control::scratch::Scratch;
-use crate::control::services::{ManagedService, Plane, ProcessHands, ResolvedName, Services};
+use crate::control::services::{
+    ListeningSocket, ManagedService, Plane, ProcessHands, ResolvedName, Services,
+};
 use crate::control::socket::{Control, serve};
 use crate::control::wire::MAX_LINE;
 use crate::observe::Log;
 use crate::sched::{
     Addresses, AdminState, ChannelKey, ClientAddr, GroupId, Lease, Rules, SessionSnapshot, SharedTable, Table,
 };
-use crate::spec::UnixName;
-use crate::sys::listen::Listener;
-use crate::sys::socket_file::SocketAccess;
+use crate::spec::{ListenSpan, LostSocket, SocketAccess, UnixName};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -284,7 +283,7 @@ fn ask(client: &mut Client, line: &[u8]) -> (String, u8, usize, bool) {
 #[test]
 fn a_service_that_has_lost_its_port_is_not_ready_and_does_not_serve() {
     let service = service();
-    let place: crate::spec::ListenSpan = SocketAddr::from(([0, 0, 0, 0], 80)).into();
+    let place: ListenSpan = SocketAddr::from(([0, 0, 0, 0], 80)).into();
     let told = || render::text(&Reply::Services(vec![service.snapshot()]));
     service.set_listen(Vec::new(), place, &[place]);
     assert!(told().contains(" not-listening "), "{}", told());
@@ -297,26 +296,40 @@ fn a_service_that_has_lost_its_port_is_not_ready_and_does_not_serve() {
     assert!(service.is_ready() && ReadyState::of(&service).why_not.is_none());
 }
 
+/// A Unix socket of which this is known.
+#[derive(Debug)]
+struct KnownSocket(Option<LostSocket>);
+
+impl ListeningSocket for KnownSocket {
+    fn lost(&self) -> Option<LostSocket> {
+        self.0
+    }
+
+    fn access(&self) -> Option<SocketAccess> {
+        None
+    }
+
+    fn has_foreign_file(&self) -> bool {
+        false
+    }
+}
+
 #[test]
 fn a_service_whose_unix_socket_nobody_finds_is_not_ready_and_does_not_serve() {
-    let (service, scratch) = (service(), Scratch::new());
-    let path = scratch.path().join("x");
-    let name = UnixName::path(path.as_os_str().as_bytes()).expect("a short one");
-    let listener = Listener::bind_unix(name, SocketAccess::default()).expect("free");
-    let place: crate::spec::ListenSpan = name.into();
+    let service = service();
+    let place: ListenSpan = UnixName::path(b"/run/x").expect("a short one").into();
     service.set_listen(vec![place], place, &[]);
-    *service.socket.write().expect("not poisoned") = Some(listener.handle());
     let services = || render::text(&Reply::Services(vec![service.snapshot()]));
+    let becomes = |lost| *service.socket.write().expect("not poisoned") = Some(Arc::new(KnownSocket(lost)));
+    becomes(None);
     assert!(service.is_ready() && services().contains(" serving "));
-    std::fs::remove_file(&path).expect("our own");
-    let why = format!("no client finds unix:{}: its file is gone", path.display());
-    assert_eq!(ReadyState::of(&service).why_not, Some(why));
-    assert!(!service.is_ready() && services().contains(" not-listening "), "{}", services());
-    let _other = UnixListener::bind(&path).expect("free");
-    let why = format!("no client finds unix:{}: another file is at its path", path.display());
-    assert_eq!(ReadyState::of(&service).why_not, Some(why));
-    // One that is closed is nobody's any more.
-    drop(listener);
+    for (is_replaced, why) in [(false, "its file is gone"), (true, "another file is at its path")] {
+        becomes(Some(LostSocket { is_replaced, is_passed: false }));
+        let why = format!("no client finds unix:/run/x: {why}");
+        assert_eq!(ReadyState::of(&service).why_not, Some(why));
+        assert!(!service.is_ready() && services().contains(" not-listening "), "{}", services());
+    }
+    becomes(None);
     assert!(service.is_ready());
 }
 

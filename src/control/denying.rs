@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 
 use crate::control::execute::Reply;
-use crate::control::services::ManagedService;
+use crate::control::services::{DeniedNet, ManagedService};
 use crate::sched::{Denial, TooManyDenials, Until};
 
 /// Refuses clients from a network, for `time` or until `undeny`. With `kick`, also closes their connections.
@@ -45,17 +45,6 @@ pub(crate) fn undeny(services: &[Arc<ManagedService>], net: IpNet) -> Reply {
         }
     }
     if was_denied { Reply::NetAllowed(net) } else { Reply::NotDenied(net) }
-}
-
-/// A network that is denied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeniedNet {
-    /// To which service: its name, or where it listens.
-    pub service: String,
-    /// Whose clients.
-    pub net: IpNet,
-    /// For how much longer; `None`: until somebody ends it.
-    pub left: Option<Duration>,
 }
 
 /// Lists what is denied. `all`: with the service of each.

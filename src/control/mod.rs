@@ -61,7 +61,9 @@ pub use find::{Wanted, Which, is_service};
 pub use http::listen::{HttpParts, HttpServer};
 pub use http::orders::{OrderParts, TokenFile};
 pub use list::{draining, list, tell_draining};
-pub use services::{CarriedCount, ManagedService, Plane, ProcessHands, ResolvedName, Services};
+pub use services::{
+    CarriedCount, ListeningSocket, ManagedService, Plane, ProcessHands, ResolvedName, Services,
+};
 pub use shell::{Interactive, OneShot, interactive, one_shot};
 pub use socket::{Control, Register, serve};
 pub use takeover::{ask_for, entries_on, holder};

@@ -23,8 +23,7 @@ use crate::control::doctor::ProcessSigns;
 use crate::control::endpoint::Names;
 use crate::observe::{Log, Tap, TapStart};
 use crate::sched::{Addresses, ChannelKey, EndedSnapshot, SessionSnapshot, SharedTable, Snapshot, Survey};
-use crate::spec::{ListenSpan, LostSocket, ServiceSpec};
-use crate::sys::listen::ListenerHandle;
+use crate::spec::{ListenSpan, LostSocket, ServiceSpec, SocketAccess};
 
 /// The pause between two pieces of a survey.
 const LET_IN: Duration = Duration::from_micros(100);
@@ -41,7 +40,7 @@ pub struct ManagedService {
     /// Whether it listens nowhere; then `listen` says where it should.
     pub listens_nowhere: AtomicBool,
     /// Its Unix socket, if it listens on one.
-    pub socket: Arc<RwLock<Option<ListenerHandle>>>,
+    pub socket: Arc<RwLock<Option<Arc<dyn ListeningSocket>>>>,
     /// Its table.
     pub table: SharedTable,
     /// Looks up an address. This may take time.
@@ -145,6 +144,27 @@ impl ServiceSnapshot {
     }
 }
 
+/// What the kernel says of a Unix socket that a service listens on.
+pub trait ListeningSocket: std::fmt::Debug + Send + Sync {
+    /// Why clients do not find the socket now; `None`: they find it, it has no file, or it is closed.
+    fn lost(&self) -> Option<LostSocket>;
+    /// The permissions of its file now; `None`: it has no file, or that cannot be known.
+    fn access(&self) -> Option<SocketAccess>;
+    /// Did somebody else make its file?
+    fn has_foreign_file(&self) -> bool;
+}
+
+/// A network that is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeniedNet {
+    /// To which service: its name, or where it listens.
+    pub service: String,
+    /// Whose clients.
+    pub net: IpNet,
+    /// For how much longer; `None`: until somebody ends it.
+    pub left: Option<Duration>,
+}
+
 impl ManagedService {
     /// Its line of `services`.
     pub(crate) fn snapshot(&self) -> ServiceSnapshot {
@@ -215,13 +235,13 @@ impl ManagedService {
 
     /// Why nobody finds its Unix socket just now. `None`: it has none, or clients find it.
     pub(crate) fn lost_socket(&self) -> Option<LostSocket> {
-        self.with_socket(ListenerHandle::lost)
+        self.with_socket(|socket| socket.lost())
     }
 
     /// What there is to know of its Unix socket, if it has one.
-    pub(crate) fn with_socket<T>(&self, ask: impl FnOnce(&ListenerHandle) -> Option<T>) -> Option<T> {
+    pub(crate) fn with_socket<T>(&self, ask: impl FnOnce(&dyn ListeningSocket) -> Option<T>) -> Option<T> {
         let socket = self.socket.read().unwrap_or_else(PoisonError::into_inner).clone();
-        ask(&socket?)
+        ask(&*socket?)
     }
 
     /// The addresses of its line where it does not listen, as text; `None`: it listens at all of them.

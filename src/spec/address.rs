@@ -163,6 +163,31 @@ impl fmt::Display for LostSocket {
     }
 }
 
+/// Who may connect to a Unix socket with a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// The permissions of the file. `None`: those that the umask leaves, or 660 if there is a group.
+    pub mode: Option<u32>,
+    /// The group ID of the file. `None`: unchanged.
+    pub group: Option<u32>,
+}
+
+impl SocketAccess {
+    /// The permissions if a group but no mode is given.
+    pub const OF_GROUP: u32 = 0o660;
+
+    /// The permissions that it stands for; `None`: any.
+    pub fn mode(self) -> Option<u32> {
+        self.mode.or_else(|| self.group.map(|_| Self::OF_GROUP))
+    }
+
+    /// Does `now` have everything that is set here?
+    pub fn holds(self, now: Self) -> bool {
+        self.mode().is_none_or(|mode| now.mode == Some(mode))
+            && self.group.is_none_or(|group| now.group == Some(group))
+    }
+}
+
 /// The name of a Unix socket: an absolute path, or `@` and an abstract name. An abstract socket has no file.
 ///
 /// The text form is one word without blanks, commas, colons or quotes. Such bytes, non-ASCII bytes and `%`

@@ -22,7 +22,7 @@ mod service;
 mod typed;
 
 pub use access::{ClientPrefix, ClientRate, NetItem, NetList};
-pub use address::{Address, LostSocket, UnixName};
+pub use address::{Address, LostSocket, SocketAccess, UnixName};
 pub use asked::{RouteName, Section, StartTls};
 pub use channel::{
     AdminState, ChannelCheck, ChannelManner, ChannelSpec, FamilyKind, ProxyTlvs, ProxyVersion,

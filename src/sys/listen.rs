@@ -10,11 +10,11 @@ use std::sync::{Arc, Weak};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::socket_file::{self, SocketAccess, SocketFile, SocketFileId};
+use super::socket_file::{self, SocketFile, SocketFileId};
 #[cfg(test)]
 use super::trouble::{self, FaultPoint};
 use super::{socket, unix};
-use crate::spec::{Address, ClientSource, Keepalive, LostSocket, UnixName};
+use crate::spec::{Address, ClientSource, Keepalive, LostSocket, SocketAccess, UnixName};
 
 /// Maximum length of the listen queue, as far as the system allows: a burst of clients waits instead of being
 /// refused.

@@ -23,32 +23,7 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 
 use super::unix;
-use crate::spec::{LostSocket, UnixName};
-
-/// Who may connect to a Unix socket with a file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SocketAccess {
-    /// The permissions of the file. `None`: those that the umask leaves, or 660 if there is a group.
-    pub mode: Option<u32>,
-    /// The group ID of the file. `None`: unchanged.
-    pub group: Option<u32>,
-}
-
-impl SocketAccess {
-    /// The permissions if a group but no mode is given.
-    pub const OF_GROUP: u32 = 0o660;
-
-    /// The permissions that it stands for; `None`: any.
-    pub fn mode(self) -> Option<u32> {
-        self.mode.or_else(|| self.group.map(|_| Self::OF_GROUP))
-    }
-
-    /// Does `now` have everything that is set here?
-    pub fn holds(self, now: Self) -> bool {
-        self.mode().is_none_or(|mode| now.mode == Some(mode))
-            && self.group.is_none_or(|group| now.group == Some(group))
-    }
-}
+use crate::spec::{LostSocket, SocketAccess, UnixName};
 
 /// Identifies a file, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use super::super::prepared::{self, BIND_PATIENCE, Got, Prepared, Served};
 use super::super::{Failure, counted, exit};
 use super::clearing::{Clearing, Leaving, TakenPlaces};
 use super::edit;
+use super::moving::has_access;
 use super::reloading::NOTHING;
 use super::{
     Coming, HOLD, LET_IN, Made, Members, ReloadNews, Reread, Roster, RosterEntry, Tools, Written, count_of,
@@ -353,19 +354,6 @@ impl Roster {
         minder.change(alarm, parts.ward(log, running, residence));
         names.mind(residence, parts.resident(log, running, alarm));
     }
-}
-
-/// Whether its Unix socket has the permissions that its line asks for. `true` too if that cannot be known, or
-/// if somebody else made the socket.
-pub(super) fn has_access(served: &Served, spec: &ServiceSpec) -> bool {
-    let Some(socket) = served.listeners.iter().find(|one| one.address().unix().is_some()) else {
-        return true;
-    };
-    if spec.socket_mode.is_none() && spec.socket_group.is_none() || socket.has_foreign_file() {
-        return true;
-    }
-    let wanted = prepared::access(spec).ok();
-    wanted.zip(socket.access()).is_none_or(|(wanted, now)| wanted.holds(now))
 }
 
 /// Sets the lists. Returns a text for the log if only the contents of their files have changed.

@@ -156,6 +156,19 @@ fn unreachable(served: &Served, span: ListenSpan) -> Vec<Address> {
     lost.filter(|at| span.contains(*at)).chain(missing(served, span)).collect()
 }
 
+/// Whether its Unix socket has the permissions that its line asks for. `true` too if that cannot be known, or
+/// if somebody else made the socket.
+pub(super) fn has_access(served: &Served, spec: &ServiceSpec) -> bool {
+    let Some(socket) = served.listeners.iter().find(|one| one.address().unix().is_some()) else {
+        return true;
+    };
+    if spec.socket_mode.is_none() && spec.socket_group.is_none() || socket.has_foreign_file() {
+        return true;
+    }
+    let wanted = prepared::access(spec).ok();
+    wanted.zip(socket.access()).is_none_or(|(wanted, now)| wanted.holds(now))
+}
+
 /// Is it a Unix socket that clients do not find, and that we can make anew?
 pub(super) fn is_lost(listener: &ListenerHandle) -> bool {
     listener.lost().is_some_and(|lost| !lost.is_passed)
@@ -181,8 +194,7 @@ impl RosterEntry {
     fn tell_listen(&self) {
         let missing = ListenSpan::of(missing(&self.served, self.served.parts.span));
         self.service.set_listen(self.served.listen(), self.served.parts.span, &missing);
-        let socket = self.served.listeners.iter().find(|one| one.address().unix().is_some());
-        *self.service.socket.write().unwrap_or_else(PoisonError::into_inner) = socket.cloned();
+        *self.service.socket.write().unwrap_or_else(PoisonError::into_inner) = self.served.unix_socket();
     }
 
     /// The ports whose listeners the service manager has, too.

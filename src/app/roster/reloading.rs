@@ -12,8 +12,7 @@ use std::thread;
 
 use super::super::plan;
 use super::super::{Failure, exit, fenced, files, lists, lookup, ways};
-use super::carrying::has_access;
-use super::moving::is_lost;
+use super::moving::{has_access, is_lost};
 use super::{MOST_TOLD, Members, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
 use crate::config;
 use crate::observe::{Event, Severity};

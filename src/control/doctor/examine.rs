@@ -17,10 +17,8 @@ use super::kernel::KernelSigns;
 use super::of_service::LONG_IDLE;
 use super::signs::{AccessSign, Case, NameSign, ServiceSigns, SocketSign};
 use crate::control::endpoint::{group_name, group_number};
-use crate::control::services::{ManagedService, Services};
-use crate::spec::{ListenSpan, ServiceSpec, UnixName};
-use crate::sys::listen::ListenerHandle;
-use crate::sys::socket_file::SocketAccess;
+use crate::control::services::{ListeningSocket, ManagedService, Services};
+use crate::spec::{ListenSpan, ServiceSpec, SocketAccess, UnixName};
 
 /// How long all lookups of names together may take. A name server that answers later counts as slow.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -91,7 +89,7 @@ fn look(service: &ManagedService, services: &Services) -> ServiceSigns {
 }
 
 /// Who may connect to a Unix socket, against what was asked for. `None`: nothing was, or it has no file.
-fn access(spec: &ServiceSpec, socket: &ListenerHandle) -> Option<AccessSign> {
+fn access(spec: &ServiceSpec, socket: &dyn ListeningSocket) -> Option<AccessSign> {
     let group = spec.socket_group.as_ref().map(|named| named.name.as_str());
     let wanted = SocketAccess { mode: spec.socket_mode, group: group.and_then(group_number) };
     if socket.lost().is_some() || spec.socket_mode.is_none() && group.is_none() {

@@ -12,11 +12,10 @@ use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use super::document::{Content, Document, ProcessFacts};
-use crate::control::denying::DeniedNet;
 use crate::control::doctor::{Diagnosis, Finding, Gravity};
 use crate::control::execute::Reply;
 use crate::control::render;
-use crate::control::services::{CarriedCount, ServiceSnapshot};
+use crate::control::services::{CarriedCount, DeniedNet, ServiceSnapshot};
 use crate::observe::{Owner, PastEvent};
 use crate::sched::{
     Address, Addresses, AdminState, Announced, ChannelId, ChannelKey, ChannelSnapshot, ClientCounts,

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use crate::control::denying::DeniedNet;
 use crate::control::doctor::Diagnosis;
-use crate::control::services::{CarriedCount, ServiceSnapshot};
+use crate::control::services::{CarriedCount, DeniedNet, ServiceSnapshot};
 use crate::observe::PastEvent;
 use crate::sched::{EndedSnapshot, SessionSnapshot, Snapshot};
 use crate::spec::Section;

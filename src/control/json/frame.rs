@@ -17,9 +17,8 @@ use super::reasons::ReasonsObject;
 use super::sessions::{EndedObject, SessionObject};
 use super::units::{ago, rfc3339, seconds};
 use crate::config::print_net;
-use crate::control::denying::DeniedNet;
 use crate::control::doctor::Finding;
-use crate::control::services::{CarriedCount, ServiceSnapshot};
+use crate::control::services::{CarriedCount, DeniedNet, ServiceSnapshot};
 use crate::sched::{End, Loss};
 
 /// The version of the schema. It stays when fields are added, and rises when a field is removed or changes

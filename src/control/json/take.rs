@@ -5,9 +5,8 @@
 use std::time::UNIX_EPOCH;
 
 use super::document::{Content, Document, ProcessFacts};
-use crate::control::denying::DeniedNet;
 use crate::control::doctor::Diagnosis;
-use crate::control::services::{ManagedService, Services};
+use crate::control::services::{DeniedNet, ManagedService, Services};
 use crate::sched::ChannelKey;
 
 /// Which answer is wanted.
