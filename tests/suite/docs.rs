@@ -165,10 +165,12 @@ fn script(steps: &[Step]) -> String {
     let mut script = HELPERS.to_owned();
     for step in steps {
         let what = match step {
-            Step::File { path, text } => format!("cat >'{path}' <<'{END}'\n{text}{END}"),
+            Step::File { path, text } => {
+                format!("mkdir -p \"$(dirname '{path}')\"\ncat >'{path}' <<'{END}'\n{text}{END}")
+            }
             Step::Hidden(command) => command.clone(),
             Step::Check { command, .. } => {
-                format!("checked=$({command}) || {{ echo \"$checked\"; echo '{FAILED}'; }}")
+                format!("checked=$({{ {command}; }} 2>&1) || {{ echo \"$checked\"; echo '{FAILED}'; }}")
             }
             Step::Accepted { command, .. } => format!("accepted <<'{END}'\n{command}\n{END}"),
             Step::Command { command, may_differ, machine, output, .. } => {

@@ -78,3 +78,5 @@ in_the_source() {
   ln -sf "$(type -P balance)" source/target/release/balance
   cd source
 }
+
+package() { python3 -B "$source/ci/package" --make "$1" "$(type -P balance)"; }

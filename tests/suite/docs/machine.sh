@@ -19,7 +19,8 @@ mount -t tmpfs -o mode=755 none run
 mount -t tmpfs none tmp -o mode=1777
 mkdir -p ".$HOME" run/netns
 mount --bind "$HOME" ".$HOME"
-rm -f etc/resolv.conf etc/hosts
+# No index of manual pages is made when a package is installed.
+rm -f etc/resolv.conf etc/hosts var/lib/man-db/auto-update
 echo '127.0.0.1 localhost' >etc/hosts
 sed -i '/^hosts:/d' etc/nsswitch.conf
 echo 'hosts: files dns' >>etc/nsswitch.conf
