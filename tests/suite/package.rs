@@ -51,6 +51,14 @@ fn manual_pages_have_no_warnings() {
 }
 
 #[test]
+fn links_of_the_pages_in_the_packages_lead_to_files() {
+    let told = Run::new("python3").arg("-B").arg(tree().join("ci/package")).arg("--links").finish();
+    for kind in ["deb", "generate-rpm"] {
+        assert!(told.code == 0 && told.stdout.contains(&format!("{kind}: all links")), "{told}");
+    }
+}
+
+#[test]
 fn the_package_lives_and_dies_without_losing_a_connection() {
     if needs_root("a scratch root") {
         return;
