@@ -310,6 +310,39 @@ fn the_manager_keeps_listeners_for_the_next_process_and_lets_go_of_what_nobody_w
 }
 
 #[test]
+fn a_reload_that_closes_ports_answers_when_the_manager_has_been_told_to_close_them() {
+    let manager = Manager::new();
+    let server = Server::named("a");
+    let [stays, moves, goes, to] = [(); 4].map(|()| own_address());
+    let line = |name: &str, at: SocketAddr| format!("{name}: -b {} {} {server}\n", at.ip(), at.port());
+    let before = line("web", stays) + &line("mail", moves) + &line("ftp", goes);
+    let file = manager.directory.file("services", &before);
+    let notify = manager.directory.path().join("notify");
+    let setup = Setup::binding(stays).shell(&format!("export NOTIFY_SOCKET={};", notify.display()));
+    let instance = setup.spawn(["--file".to_owned(), file.display().to_string()]);
+    manager.next("READY=1");
+    for ready in [line("web", stays) + &line("mail", to), line("web", stays)] {
+        std::fs::write(&file, ready).expect("our own file");
+        let process = format!("process.{}", instance.pid());
+        crate::harness::Run::balance(&instance.directory).args(["-c", "reload", &process]).finish().code(0);
+    }
+    let mut heard = Vec::new();
+    eventually("two reloads are told", || {
+        heard.extend(manager.take());
+        let reloads = heard.iter().filter(|text| text.starts_with("READY=1\nSTATUS=reloaded"));
+        (reloads.count() == 2).then_some(())
+    });
+    let mut parts = heard.split(|text| text.starts_with("READY=1\nSTATUS=reloaded"));
+    for gone in [&[moves, goes][..], &[to]] {
+        let told = parts.next().expect("counted");
+        for at in gone {
+            let forgets = format!("FDSTOREREMOVE=1\nFDNAME=listener {}_{}", at.ip(), at.port());
+            assert!(told.contains(&forgets), "{forgets:?} is not in {told:?}");
+        }
+    }
+}
+
+#[test]
 fn several_listeners_are_passed_by_the_names_of_services() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let second = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -23,6 +23,7 @@ use super::{
     label_logs, survey,
 };
 use crate::config;
+use crate::process;
 use crate::sched::{End, Lists, SharedTable};
 use crate::spec::{ListenHost, OnDown, PortWord, ServiceSpec};
 use crate::sys::descriptors::Taken;
@@ -209,6 +210,13 @@ impl Roster {
         self.tools.hooks.set(log, "", None);
         self.tools.minder.leave(alarm);
         self.tools.names.leave(names);
+        // Before the port is closed: otherwise the service manager would keep it open, and clients would wait there.
+        member
+            .served
+            .listeners
+            .iter()
+            .filter_map(|one| one.address().net())
+            .for_each(process::forget_listener);
         running.stop_listening();
         let (label, held) = (member.label(), member.still_held(|_| true));
         let kicks = member.written().spec.on_remove == OnDown::Kick;

@@ -12,6 +12,7 @@ use super::clearing::{Lost, TakenPlaces};
 use super::{Members, ReloadNews, Roster, RosterEntry, Served, count_of};
 use crate::app::lookup::Resolved;
 use crate::app::{Failure, prepared};
+use crate::process;
 use crate::spec::{Address, ListenSpan, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::{Listener, ListenerHandle};
@@ -220,6 +221,7 @@ impl RosterEntry {
     fn leave(&mut self, gone: &[Address]) {
         let ports: Vec<u16> = gone.iter().map(|at| at.port()).collect();
         let leaves: BTreeSet<u16> = ports.iter().copied().collect();
+        gone.iter().filter_map(|at| at.net()).for_each(process::forget_listener);
         self.served.listeners.retain(|one| !leaves.contains(&one.address().port()));
         let left = self.served.listeners.iter().map(|one| one.address()).collect();
         self.served.running.stop_listening_on(&ports, left);
