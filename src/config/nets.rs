@@ -30,12 +30,31 @@ const RATE_TIMES: std::ops::RangeInclusive<Duration> = Duration::from_millis(1).
 /// # Errors
 /// What is wrong with it, and what would be right.
 pub fn parse_net(word: &str) -> Result<IpNet, String> {
+    let net = parse_typed(word)?;
+    if net.trunc() != net {
+        let (whole, one) = (net.trunc(), net.addr());
+        return Err(format!("has bits set behind its prefix; write {whole}, or {one} for the one address"));
+    }
+    Ok(net)
+}
+
+/// Like [`parse_net`], but reads an address with a prefix as the network around it: `2001:db8::5/64` is
+/// `2001:db8::/64`. For programs that know an address and a prefix; the answer has to show the network.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn parse_net_around(word: &str) -> Result<IpNet, String> {
+    parse_typed(word).map(|net| net.trunc())
+}
+
+/// As typed, with the bits behind the prefix.
+fn parse_typed(word: &str) -> Result<IpNet, String> {
     const FORM: &str = "give one like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32";
     let net = match word.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => word.parse::<IpNet>().map_err(|_| format!("is not an address or a network; {FORM}"))?,
     };
-    let net = match net {
+    Ok(match net {
         IpNet::V6(v6) => match v6.addr().to_ipv4_mapped() {
             // A shorter prefix covers other addresses than IPv4-mapped ones, too.
             Some(v4) if v6.prefix_len() >= 96 => {
@@ -44,12 +63,7 @@ pub fn parse_net(word: &str) -> Result<IpNet, String> {
             _ => net,
         },
         IpNet::V4(_) => net,
-    };
-    if net.trunc() != net {
-        let (whole, one) = (net.trunc(), net.addr());
-        return Err(format!("has bits set behind its prefix; write {whole}, or {one} for the one address"));
-    }
-    Ok(net)
+    })
 }
 
 /// The text that [`parse_net`] reads as this network; a single address has no prefix.
@@ -182,6 +196,19 @@ mod tests {
 
     fn word(text: &str) -> Word {
         Word { text: text.into(), at: None }
+    }
+
+    #[test]
+    fn the_network_around_an_address() {
+        for (word, net) in [
+            ("2001:db8::5/64", "2001:db8::/64"),
+            ("192.0.2.7/24", "192.0.2.0/24"),
+            ("::ffff:192.0.2.7/120", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+        ] {
+            assert_eq!(parse_net_around(word).map(|net| net.to_string()).as_deref(), Ok(net));
+        }
+        assert!(parse_net_around("192.0.2.7/33").is_err());
     }
 
     #[test]

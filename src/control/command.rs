@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{parse_duration, parse_net, policy_named, read_manner};
+use crate::config::{parse_duration, parse_net_around, policy_named, read_manner};
 use crate::control::argument::{HostPort, Number};
 use crate::control::tapping::TapWanted;
 use crate::control::wire::printable;
@@ -772,7 +772,7 @@ fn wait(args: &[&[u8]]) -> Option<Command> {
 }
 
 fn net_of(word: &[u8]) -> Result<IpNet, String> {
-    let text = std::str::from_utf8(word).map_err(|_| "is not UTF-8".to_owned()).and_then(parse_net);
+    let text = std::str::from_utf8(word).map_err(|_| "is not UTF-8".to_owned()).and_then(parse_net_around);
     text.map_err(|why| format!("{} {why}", printable(word)))
 }
 

@@ -214,10 +214,13 @@ fn an_operator_denies_a_network_for_a_while_and_closes_its_connections() {
     says("deny 127.7.7.1 200ms", 0, "127.7.7.1 denied for 200ms\n");
     eventually("its time is over", || come(&instance, from(1)));
     says("denied", 0, "    left network\n");
+    // An address and a prefix, as programs know them, are the network around it.
+    says("deny 2001:db8::5/64", 0, "2001:db8::/64 denied\n");
+    says("undeny 2001:db8::7/64", 0, "2001:db8::/64 not denied any more\n");
     says(
-        "deny 10.0.0.1/8",
+        "deny 10.0.0.1/33",
         65,
-        "10.0.0.1/8 has bits set behind its prefix; write 10.0.0.0/8, or 10.0.0.1 for the one address\n",
+        "10.0.0.1/33 is not an address or a network; give one like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32\n",
     );
     drop(other);
     instance.end();
