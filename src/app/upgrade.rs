@@ -271,6 +271,11 @@ impl Upgrader {
                     .to_owned(),
             );
         }
+        if let Some(init) = process::init_that_ends_with_us(&self.origin.argv) {
+            return Err(format!(
+                "its parent is {init}, the first process of its container, which ends with it; start another container"
+            ));
+        }
         if self.is_receiving() {
             return Err("the old process has not handed over all of its connections yet".to_owned());
         }

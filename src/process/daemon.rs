@@ -5,12 +5,14 @@
 //! come from, what exit codes mean.
 //! Source: docs/compatibility.md, "Process".
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, chdir, fork, setsid};
+use nix::unistd::{ForkResult, Pid, chdir, fork, getppid, getsid, setsid};
 use rustix::fs::{Mode, OFlags};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -160,9 +162,53 @@ pub fn is_init() -> bool {
     std::process::id() == 1
 }
 
+/// Small programs that run as the first process of a container, start one program, and end when it ends.
+const SMALL_INITS: [&str; 6] =
+    ["tini", "tini-static", "docker-init", "dumb-init", "catatonit", "podman-init"];
+
+/// Is our parent the first process of a container, and does it end with us? Its name, if so. `argv` is our
+/// command line as it was given.
+pub fn init_that_ends_with_us(argv: &[OsString]) -> Option<String> {
+    if getppid().as_raw() != 1 {
+        return None;
+    }
+    let name = fs::read_to_string("/proc/1/comm").ok()?.trim_end().to_owned();
+    let line = fs::read("/proc/1/cmdline").ok()?;
+    let line: Vec<&[u8]> = line.strip_suffix(b"\0").unwrap_or(&line).split(|&byte| byte == 0).collect();
+    let argv: Vec<&[u8]> = argv.iter().map(|word| word.as_bytes()).collect();
+    // A process in the background has a session of its own, and has come to this parent when another one ended.
+    // Not rustix: a session whose leader is outside the container is 0, which is no process for it.
+    let has_its_session = getsid(None).ok() == getsid(Some(Pid::from_raw(1))).ok();
+    ends_with_child(&name, &line, &argv, has_its_session).then_some(name)
+}
+
+/// Does the first process end when its child does? `argv` is that of the child.
+fn ends_with_child(name: &str, line: &[&[u8]], argv: &[&[u8]], has_its_session: bool) -> bool {
+    let has_started_it = !argv.is_empty() && line.len() > argv.len() && line.ends_with(argv);
+    has_started_it || has_its_session && SMALL_INITS.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_init_is_told_by_its_command_line_or_its_name() {
+        let argv: [&[u8]; 3] = [b"balance", b"-f", b"80"];
+        let with = |before: &[&'static [u8]]| -> Vec<&'static [u8]> { [before, &argv].concat() };
+        for (ends, name, line, has_its_session) in [
+            (true, "an-init", with(&[b"/an-init", b"--"]), false),
+            (true, "tini", vec![&b"/tini"[..], b"--", b"/entry.sh"], true),
+            // In the background, with a session of its own.
+            (false, "tini", vec![&b"/tini"[..], b"--", b"/entry.sh"], false),
+            (false, "systemd", vec![&b"/sbin/init"[..]], true),
+            (false, "bash", vec![&b"bash"[..]], true),
+            (false, "balance", with(&[]), false),
+        ] {
+            assert_eq!(ends_with_child(name, &line, &argv, has_its_session), ends, "{name}");
+        }
+        assert!(!ends_with_child("init", &[b"init"], &[], false));
+    }
 
     fn ready() -> (File, ReadyNotice) {
         let (reader, writer) = io::pipe().expect("a pipe");

@@ -15,7 +15,7 @@ mod privileges;
 mod signals;
 
 pub use cores::cores;
-pub use daemon::{Detached, ReadyNotice, StartResult, detach, is_init, take_stdin};
+pub use daemon::{Detached, ReadyNotice, StartResult, detach, init_that_ends_with_us, is_init, take_stdin};
 pub use fence::{Fence, FenceState, inherit_fence};
 pub use limits::{forbid_core_files, raise_descriptor_limit};
 pub use manager::{

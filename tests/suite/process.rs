@@ -767,3 +767,54 @@ fn what_is_passed_is_served_whatever_its_address_if_the_port_is_right() {
         instance.end();
     }
 }
+
+/// Small inits of containers end when their only child does. One is known by its command line, and one by its
+/// name.
+#[test]
+fn an_upgrade_that_would_end_the_container_is_refused() {
+    if needs_root("a pid namespace") {
+        return;
+    }
+    let server = Server::named("a");
+    let directory = Directory::new();
+    directory.file("init", "import os, subprocess, sys; sys.exit(subprocess.call(sys.argv[2:]))");
+    // Adds a word, so that the command line of the first process does not end with that of balance.
+    directory.file("entry", &format!("exec \"$@\" {server}"));
+    let asked = ["-c", "import os, sys; print(os.path.realpath(sys.executable))"];
+    let python = Run::new("python3").args(asked).finish().code(0).stdout;
+    std::os::unix::fs::symlink(python.trim(), directory.path().join("tini")).expect("a link");
+    let server = server.to_string();
+    for (init, entry, server, refused) in [
+        ("python3", "", &*server, true),
+        ("./tini", "sh entry", "", true),
+        ("python3", "sh entry", "", false),
+    ] {
+        let address = own_address();
+        let (ip, port) = (address.ip().to_string(), address.port().to_string());
+        let said = directory.path().join("stderr");
+        let file = || fs::File::create(&said).expect("our own file");
+        let words = format!("exec {init} init -- {entry} {BALANCE} -f -b {ip} {port} {server}");
+        let unshare = Command::new("unshare")
+            .args(["-mpf", "--mount-proc", "--kill-child", "sh", "-c", &words])
+            .current_dir(directory.path())
+            .env("BALANCE_RUN_DIR", directory.path().join("run"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file())
+            .spawn()
+            .expect("unshare: apt-get install util-linux");
+        let mut unshare = Killed(unshare);
+        let said = || fs::read_to_string(&said).unwrap_or_default();
+        eventually("it serves", || {
+            assert!(unshare.0.try_wait().expect("our own child").is_none(), "it ended: {}", said());
+            Client::try_connect(address, None, None).ok()
+        });
+        let upgrade = Run::balance(&directory).args(["-b", &ip, "-c", "upgrade", &port]).finish();
+        let why = ", the first process of its container, which ends with it; start another container";
+        let is_refused = upgrade.code == 69 && upgrade.stdout.contains(why);
+        assert_eq!(is_refused, refused, "{init} {entry}: {upgrade}{}", said());
+        if refused {
+            assert_eq!(Client::connect(address).recv(1), b"a");
+        }
+    }
+}
