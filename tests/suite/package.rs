@@ -71,3 +71,56 @@ fn the_package_lives_and_dies_without_losing_a_connection() {
         .finish();
     assert!(told.code == 0 && told.stdout.contains("purged: nothing is left"), "{told}");
 }
+
+/// The image as docs/install.md makes it, in a root of its own. `emptyDir` of Kubernetes is a directory of root to which all may write.
+#[test]
+fn an_image_takes_commands_however_it_is_started() {
+    if needs_root("a root of its own") {
+        return;
+    }
+    let read = |name: &str| std::fs::read_to_string(tree().join(name)).expect("a file of ours");
+    let (install, recipe) = (read("docs/install.md"), read("Containerfile"));
+    let mut made = install.lines().filter_map(|line| line.strip_prefix("$ install "));
+    let program = made.next().expect("the program").split(' ').nth(2).expect("its place");
+    let directory = format!("install {}", made.next().expect("the directory"));
+    let of = |what: &str| recipe.lines().find_map(|line| line.strip_prefix(what)).expect("a line of it");
+    let entry: Vec<String> = serde_json::from_str(of("ENTRYPOINT ")).expect("a list of words");
+    let script = format!(
+        r#"mount --make-rprivate /; ip link set lo up; mount -t tmpfs -o mode=755 none "$1"; cd "$1"
+           mkdir -p -m 755 "$(dirname {program})"; {directory}; umask 022
+           for file in $(ldd "$2" | grep -o '/[^ :]*'); do install -D "$file" "image$file"; done
+           install -D "$2" {program}; export {environment}
+           mkdir -m 777 volume; chmod 777 volume
+           # The init container of docs/containers.md.
+           setpriv --reuid 65534 --clear-groups mkdir -p -m 700 volume/balance
+           commanded() {{ # NAME USER PORT
+               inside="/usr/sbin/chroot --userspec=$2:$2 --groups= image"
+               unshare -pf --kill-child $inside {entry} $3 127.0.0.1:9 2>log &
+               until said=refused; grep no_rendezvous log >&2; do
+                   if said=taken; $inside balance -c version $3 >&2; then break; fi
+                   sleep 0.02
+               done
+               echo "$1: $said"; kill -9 $!; wait $! 2>&-
+           }}
+           commanded root 0 8081
+           commanded nobody 65534 8082
+           mount --bind image image; mount -o remount,bind,ro image
+           mount --bind volume image/run/balance
+           commanded emptyDir 65534 8083
+           umount image/run/balance; mount --bind volume/balance image/run/balance
+           commanded "init container" 65534 8084"#,
+        environment = of("ENV "),
+        entry = entry.join(" "),
+    );
+    let place = crate::harness::Directory::new();
+    let told = Run::new("unshare")
+        .args(["-mn", "bash", "-c", &script, "bash"])
+        .arg(place.path())
+        .arg(BALANCE)
+        .within(Duration::from_secs(120))
+        .finish();
+    assert_eq!(
+        told.stdout, "root: taken\nnobody: taken\nemptyDir: refused\ninit container: taken\n",
+        "{told}"
+    );
+}
