@@ -251,7 +251,7 @@ fn follow(path: &Path) {
         file.display(),
         program.display()
     );
-    let finished = Run::script(&directory, &inside).within(Duration::from_secs(120)).finish();
+    let finished = Run::script(&directory, &inside).within(Duration::from_secs(240)).finish();
     let mut outputs: Vec<&str> = finished.stdout.split(MARKER).skip(1).collect();
     outputs.resize(steps.len(), "");
     for (step, output) in steps.iter().zip(outputs) {
