@@ -30,6 +30,7 @@ mod assembly;
 mod circles;
 mod controllers;
 mod deadlines;
+mod denied;
 mod doctor;
 mod fenced;
 mod files;

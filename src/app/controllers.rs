@@ -475,14 +475,14 @@ pub(super) fn serve(
     inheritance: Option<Arc<Inheritance>>,
     log: &Log,
 ) -> (Shutdown, AtWork) {
-    let Assembly { scribe, shutdown, server, minder, names, clock, deadlines, roster, bell: _ } = assembly;
+    let Assembly { scribe, shutdown, server, minder, names, clock, deadlines, roster, bell } = assembly;
     let loopback_congestion = server.loopback_congestion().map(str::to_owned);
     let upgrader = Upgrader::new(origin, server.clone(), Arc::clone(&roster), clock, shutdown.notifier());
     upgrader.set_keeps_state(keeper.keeps());
     // This must be known before an operator can ask for it.
     inheritance.into_iter().for_each(|from| upgrader.inherited(from));
-    let watch =
-        Watch::begin(&server, &roster, loopback_congestion, (log, scribe.as_ref().map(Scribe::access)));
+    let watch = Watch::begin(&server, &roster, loopback_congestion, (log, scribe.clone(), Arc::clone(&bell)));
+    let kept = keeper.keeps().then_some(bell);
     let services =
         Arc::new(Services::new(roster.services(), hands(&roster, &upgrader, watch, scribe.as_ref())));
     if let Some(scribe) = &scribe {
@@ -503,7 +503,7 @@ pub(super) fn serve(
         None => roster.register(Register::without_names(Arc::clone(&services))),
     }
     let reporter = Reporter::new(server.clone(), Arc::clone(&services), Arc::clone(&roster));
-    let http = web::serve(web, &services, (&server, control.as_ref(), scribe.as_ref()), clock, log);
+    let http = web::serve(web, &services, (&server, control.as_ref()), (scribe.as_ref(), kept), clock, log);
     if let Some(http) = &http {
         upgrader.attach_http(http);
     }

@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::fenced;
+use super::keeper::Bell;
 use super::roster::Roster;
+use super::scribe::Scribe;
+use super::{denied, fenced};
 use crate::control::{ClockSigns, KernelSigns, ProcessSigns};
 use crate::names::resolve;
 use crate::net::server::Server;
-use crate::observe::{AccessLog, Log};
+use crate::observe::Log;
 
 /// The interval of the thread that notices pauses of the process.
 const BEAT: Duration = Duration::from_secs(2);
@@ -28,7 +30,8 @@ pub(super) struct Watch {
     server: Server,
     roster: Weak<Roster>,
     log: Log,
-    access: Option<AccessLog>,
+    access: Option<Scribe>,
+    bell: Arc<Bell>,
     loopback_congestion: Option<String>,
     before: KernelSigns,
     /// The difference to the monotonic clock of the wall clock, and of the clock that also counts suspended
@@ -50,7 +53,7 @@ impl Watch {
         server: &Server,
         roster: &Arc<Roster>,
         loopback_congestion: Option<String>,
-        (log, access): (&Log, Option<AccessLog>),
+        (log, access, bell): (&Log, Option<Scribe>, Arc<Bell>),
     ) -> Self {
         let pauses = Arc::new(Pauses::default());
         let seen = Arc::downgrade(&pauses);
@@ -62,6 +65,7 @@ impl Watch {
             roster: Arc::downgrade(roster),
             log: log.clone(),
             access,
+            bell,
             loopback_congestion,
             before: KernelSigns::read(Path::new("/"), &[]),
             ahead: ahead(),
@@ -83,7 +87,9 @@ impl Watch {
             sources,
             transparent,
             dropped_lines: self.log.dropped_lines(),
-            access_lines_dropped: self.access.as_ref().map_or(0, AccessLog::dropped),
+            access_lines_dropped: self.access.as_ref().map_or(0, |scribe| scribe.access().dropped()),
+            access_trouble: self.access.as_ref().and_then(Scribe::trouble),
+            state_trouble: self.bell.trouble(),
             clocks: ClockSigns {
                 stepped_millis: wall - self.ahead[0],
                 suspended: Duration::from_millis(suspended),
@@ -101,7 +107,10 @@ impl Watch {
 
 /// The addresses of a host, or why there are none.
 pub(super) fn look_up(host: &str) -> Result<Vec<IpAddr>, String> {
-    let found = resolve::addresses(host, 0).map_err(|e| e.to_string())?;
+    let found = resolve::addresses(host, 0).map_err(|e| match denied::of_lookup() {
+        Some(why) => format!("{e}; {why}"),
+        None => e.to_string(),
+    })?;
     Ok(found.iter().map(std::net::SocketAddr::ip).collect())
 }
 

@@ -14,15 +14,6 @@ const NET_BIND_SERVICE: &str = "net_bind_service";
 const NET_ADMIN: &str = "net_admin";
 /// Maximum number of capabilities that a message names.
 const MOST_NAMED: usize = 4;
-/// The hint if Landlock refuses a file that was not known at the start.
-const FENCED: &str = "--landlock: balance can open only files in the directories that it was started with; put it into one of these, or restart balance";
-
-/// The hint to add to a message about a file, if Landlock may be the cause.
-pub(super) fn hint(message: &str) -> Option<&'static str> {
-    let is_fenced = FenceState::now().is_some_and(FenceState::holds);
-    (is_fenced && message.contains("Permission denied")).then_some(FENCED)
-}
-
 /// Logs what the system refused when the process gave its privileges up.
 pub(super) fn tell_refused(log: &Log) {
     for what in Privileges::now().refused {

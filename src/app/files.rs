@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::denied::{self, FileUse};
 use crate::config::{FileReader, Files, LineError, Wrong};
 use crate::spec::{ProcessSpec, ServiceSpec};
 
@@ -29,7 +30,7 @@ pub(super) fn read(
     for path in &files.paths {
         match members(path, directory) {
             Ok(paths) => paths.iter().for_each(|path| read_one(path, directory, &mut reader)),
-            Err(e) => reader.unreadable(unreadable(path, &e)),
+            Err(e) => reader.unreadable(unreadable(path, directory, &e)),
         }
     }
     reader.finish()
@@ -38,12 +39,13 @@ pub(super) fn read(
 fn read_one(path: &Path, directory: &Path, reader: &mut FileReader) {
     match contents(&directory.join(path), LARGEST) {
         Ok(text) => reader.read(&path.to_string_lossy(), &text),
-        Err(e) => reader.unreadable(unreadable(path, &e)),
+        Err(e) => reader.unreadable(unreadable(path, directory, &e)),
     }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> LineError {
-    let wrong = Wrong::File { path: path.to_string_lossy().into_owned(), cause: error.to_string() };
+fn unreadable(path: &Path, directory: &Path, error: &io::Error) -> LineError {
+    let cause = denied::told(error, &directory.join(path), FileUse::Read);
+    let wrong = Wrong::File { path: path.to_string_lossy().into_owned(), cause };
     LineError { at: None, wrong }
 }
 

@@ -28,6 +28,7 @@ pub(super) const DESCRIPTORS: usize = 3;
 pub(super) struct Bell {
     rung: Mutex<Rung>,
     news: Condvar,
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,6 +59,15 @@ impl Bell {
     /// Reports that a service was stopped, which may have been the last one.
     pub(super) fn stopped(&self) {
         self.ring(|rung| rung.at_once = true);
+    }
+
+    /// Why the state cannot be written now; `None`: it can, or it is not kept.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     /// Waits for this time, or until the last write is asked for. Returns whether it is.
@@ -132,6 +142,9 @@ impl Keeper {
     ) -> io::Result<Self> {
         let (ends, ended) = channel();
         let trouble = trouble.map(|why| WriteTrouble { why, delay: PACE });
+        bell.set_trouble(
+            trouble.as_ref().map(|WriteTrouble { why, .. }| format!("{}: {why}", file.path().display())),
+        );
         let keeping = Keeping { file, written: text, not_before: None, trouble, log, _ends: ends };
         let heard = Arc::clone(&bell);
         bell.changed();
@@ -179,6 +192,10 @@ impl Keeping {
             if self.keep(&state.print()).is_err() {
                 bell.changed();
             }
+            let path = self.file.path();
+            bell.set_trouble(
+                self.trouble.as_ref().map(|WriteTrouble { why, .. }| format!("{}: {why}", path.display())),
+            );
             if rung.last || is_over {
                 break;
             }
@@ -229,7 +246,7 @@ impl Keeping {
                 Ok(())
             }
             Err(error) => {
-                let why = error.to_string();
+                let why = self.file.told(&error);
                 let before = self.trouble.take();
                 if before.as_ref().is_none_or(|before| before.why != why) {
                     self.tell(

@@ -80,8 +80,9 @@ pub(super) fn take(named: Option<&Named>, source: Option<&Source>, warn: &Log) -
         }
         Err(error) => {
             let so = "balance starts without it and tries again to keep what is changed";
-            kept.warn(warn, &format!("{error}; {so}"));
-            trouble = Some(error.to_string());
+            let why = file.told(&error);
+            kept.warn(warn, &format!("{why}; {so}"));
+            trouble = Some(why);
             None
         }
     };

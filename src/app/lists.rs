@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::denied::{self, FileUse};
 use super::{counted, files};
 use crate::config::{LineError, Wrong, parse_nets};
 use crate::observe::{Event, Log, Severity};
@@ -119,7 +120,8 @@ pub(super) fn without_files(allow: Option<&NetList>, deny: Option<&NetList>) -> 
 fn read(path: &Path) -> Result<Arc<[IpNet]>, LineError> {
     let shown = path.to_string_lossy();
     let text = files::contents(path, LARGEST).map_err(|e| {
-        let wrong = Wrong::File { path: shown.clone().into_owned(), cause: e.to_string() };
+        let wrong =
+            Wrong::File { path: shown.clone().into_owned(), cause: denied::told(&e, path, FileUse::Read) };
         LineError { at: None, wrong }
     })?;
     parse_nets(&text).map(Arc::from).map_err(|(line, column, why)| {

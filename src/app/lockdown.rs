@@ -23,15 +23,28 @@ const READ: &[&str] = &[
     "/proc",
     "/sys",
     "/dev",
-    "/run/nscd",
-    "/var/run/nscd",
-    "/run/resolvconf",
-    "/run/systemd/resolve",
-    "/run/systemd/userdb",
+    // All of it: /etc/resolv.conf may link to a file of NetworkManager, systemd-resolved, resolvconf, netconfig
+    // or connman, and any of them may be started later than balance. The sockets of nscd, nslcd, avahi and
+    // others are here, too.
+    "/run",
+    "/var/run",
+    // WSL has the file for /etc/resolv.conf here.
+    "/mnt/wsl",
+    // Databases of services for users and hosts: SSSD, extrausers, nss_db, NIS.
     "/var/lib/sss",
+    "/var/lib/extrausers",
+    "/var/lib/misc",
+    "/var/db",
+    "/var/yp",
 ];
+/// What lookups read. If it is a link, what it leads to must be readable too, even if that does not exist yet.
+const LINKS: &[&str] =
+    &["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
+/// Maximum number of links in a row that the kernel follows.
+const MOST_LINKS: usize = 40;
 /// Directories of programs and their libraries: programs of checks, and the next version of balance.
-const RUN: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store"];
+const RUN: &[&str] =
+    &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/nix/store", "/gnu/store"];
 /// Directories where programs expect to be able to write.
 const SCRATCH: &[&str] = &["/tmp", "/var/tmp", "/dev/shm"];
 /// The input and output of the programs that balance starts.
@@ -117,8 +130,7 @@ pub(super) fn fence<'a>(
     let paths = |all: &[&str]| all.iter().map(PathBuf::from).collect::<Vec<_>>();
     (fence.read, fence.run) = (paths(READ), paths(RUN));
     fence.write.push(NOWHERE.into());
-    // The directory of the file that /etc/resolv.conf links to.
-    fence.read.extend(std::fs::canonicalize("/etc/resolv.conf").ok().and_then(directory_of));
+    fence.read.extend(LINKS.iter().filter_map(|path| nearest(Path::new(path))));
     fence.read.extend(source.into_iter().flat_map(Source::paths).flat_map(directories_of));
     fence
         .read
@@ -160,6 +172,18 @@ fn directories_of(path: PathBuf) -> impl Iterator<Item = PathBuf> {
     let real = std::fs::canonicalize(&path).ok();
     let own = |path: PathBuf| if path.is_dir() { Some(path) } else { directory_of(path) };
     [own(path), real.and_then(own)].into_iter().flatten()
+}
+
+/// The directory of the file that this path leads to, or if that does not exist yet, the nearest directory
+/// above it. `None`: only the root directory is left.
+fn nearest(path: &Path) -> Option<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(target) = std::fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    let above = path.ancestors().skip(1).find_map(|one| std::fs::canonicalize(one).ok());
+    above.filter(|one| one.parent().is_some())
 }
 
 fn directory_of(path: PathBuf) -> Option<PathBuf> {

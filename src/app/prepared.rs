@@ -3,13 +3,17 @@
 //!
 //! Knows: which settings become which room's options. Never: workers, the background, controllers.
 
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::denied::{self, FileUse};
 use super::lookup::Resolved;
 use super::passed::PassedSocket;
 use super::{Failure, exit};
@@ -26,7 +30,7 @@ use crate::sched::{
 };
 use crate::spec::{
     Address, Check, CheckSpec, GroupSpec, ListenSpan, LostSocket, Member, OnDown, Policy, Section,
-    ServiceSpec, SocketAccess, reserved_groups,
+    ServiceSpec, SocketAccess, UnixName, reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::socket_file::SocketFileId;
@@ -409,6 +413,15 @@ pub(super) fn access(spec: &ServiceSpec) -> Result<SocketAccess, ListenError> {
     Ok(SocketAccess { mode: spec.socket_mode, group })
 }
 
+/// The error about the file of a Unix socket, with the reason why the system refuses it.
+fn with_reason(name: UnixName, error: ListenError) -> ListenError {
+    let path = Path::new(OsStr::from_bytes(name.as_bytes()));
+    let why = if name.is_abstract() { None } else { denied::reason(&error.source, path, FileUse::Replace) };
+    let Some(why) = why else { return error };
+    let told = format!("{} ({why})", error.source);
+    ListenError { source: io::Error::new(error.source.kind(), told), ..error }
+}
+
 /// Binds, and waits a moment for a port that is just being closed: `killall balance; balance ...` has no
 /// pause in between.
 pub(super) fn bind(
@@ -418,7 +431,7 @@ pub(super) fn bind(
 ) -> Result<Listener, ListenError> {
     let bind = || match address {
         Address::Net(address) => Listener::bind_early(address, spec.client_keepalive, spec.freebind),
-        Address::Unix(name) => Listener::bind_unix(name, access(spec)?),
+        Address::Unix(name) => Listener::bind_unix(name, access(spec)?).map_err(|e| with_reason(name, e)),
     };
     loop {
         match bind() {

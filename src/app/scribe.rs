@@ -111,6 +111,8 @@ impl OpenedLog {
 struct Orders {
     wanted: Mutex<ScribeOrders>,
     connected: OnceLock<(Clock, Box<Connected>)>,
+    /// Why the last lines could not be written, or the file could not be opened again.
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -123,6 +125,10 @@ struct ScribeOrders {
 impl Orders {
     fn wanted(&self) -> MutexGuard<'_, ScribeOrders> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 }
 
@@ -139,6 +145,11 @@ impl Scribe {
     /// The handle by which records are written.
     pub(super) fn access(&self) -> AccessLog {
         self.access.clone()
+    }
+
+    /// Why the log cannot be written now; `None`: it can.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.orders.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets where records at intervals come from, and the clock for that.
@@ -277,8 +288,13 @@ impl Writing {
         }
         let outcome = self.sink.write(&self.batch, &|| self.orders.wanted().stop);
         self.batch.clear();
-        if let Some(text) = self.sink.take_trouble() {
-            tell(&self.log, Severity::Error, text);
+        let trouble = self.sink.take_trouble();
+        if let Some(text) = &trouble {
+            tell(&self.log, Severity::Error, text.clone());
+        }
+        match outcome.as_ref().err().map(|lost| lost.cause.clone()).or(trouble) {
+            None if self.sink.is_missed() => {}
+            now => self.orders.set_trouble(now),
         }
         if let Err(lost) = outcome {
             self.access.lost(lost.lines);
@@ -288,7 +304,9 @@ impl Writing {
     }
 
     fn reopen(&mut self) -> Result<(), String> {
-        let lost = self.sink.reopen().map_err(|e| e.to_string())?;
+        let outcome = self.sink.reopen().map_err(|e| e.to_string());
+        self.orders.set_trouble(outcome.as_ref().err().cloned());
+        let lost = outcome?;
         if lost > 0 {
             self.access.lost(lost);
         }

@@ -184,7 +184,7 @@ pub(super) fn start(
                 };
             }
             Ok(Detached::Instance(ready)) => Some(ready),
-            Err(e) => return Err(Failure::new(exit::OS, format!("fork(): {e}"))),
+            Err(e) => return Err(Failure::new(exit::OS, format!("balance: {e}"))),
         }
     };
     // This comes before the first thread, since it must apply to all of them.
@@ -232,7 +232,7 @@ pub(super) fn start(
             running
         }
         (Err(e), ready) => {
-            let message = format!("balance: cannot start: {e}");
+            let message = not_begun(&e);
             return match ready {
                 Some(ready) => {
                     ready.failed(exit::OS, &message);
@@ -277,6 +277,18 @@ pub(super) fn prepare(
         prepared.iter_mut().for_each(|(one, _)| one.joins_others());
     }
     Ok(prepared)
+}
+
+/// The message if the parts of a process cannot be started.
+pub(super) fn not_begun(error: &io::Error) -> String {
+    // Only the start of a thread fails in this way.
+    let why = match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            "; the user has too many threads (ulimit -u), or the service has (TasksMax= in the unit, pids.max of a container)"
+        }
+        _ => "",
+    };
+    format!("balance: cannot start: {error}{why}")
 }
 
 /// What a start in the foreground prints on a terminal.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 
+use super::denied::{self, FileUse};
 use super::state::KeptState;
 
 /// Maximum size of a file in bytes, enough for half a million changes.
@@ -251,6 +252,17 @@ impl StateFile {
         }
     }
 
+    /// The error with the reason why the system refuses the file, as far as that can be found.
+    pub(super) fn told(&self, error: &StateFileError) -> String {
+        let StateFileError::Io { source, .. } = error else { return error.to_string() };
+        let lock = self.directory.join(self.beside(".lock"));
+        let mut why = denied::reason(source, &self.path(), FileUse::Replace);
+        if why.as_deref().is_none_or(denied::is_fenced) && lock.exists() {
+            why = denied::reason(source, &lock, FileUse::Write);
+        }
+        why.map_or_else(|| error.to_string(), |why| format!("{error} ({why})"))
+    }
+
     fn open_directory(&self) -> Result<OwnedFd, StateFileError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(&self.directory, flags, Mode::empty())
@@ -260,6 +272,8 @@ impl StateFile {
     fn write_temporary(&self, directory: &OwnedFd, name: &str, text: &str) -> Result<Inode, StateFileError> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(directory, name, flags, PRIVATE).map_err(failed("make a new file"))?;
+        // The umask may have taken away what the next start needs.
+        let _ = rustix::fs::fchmod(&fd, PRIVATE);
         let mut file = File::from(fd);
         let io = |source| StateFileError::Io { act: "write the new file".into(), source };
         file.write_all(text.as_bytes()).map_err(io)?;
@@ -287,6 +301,11 @@ impl StateFile {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(StateFileError::Busy(path)),
             Err(errno) => return Err(failed(act())(errno)),
+        }
+        // A strange umask must not keep the next instance out.
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if !mode.contains(PRIVATE) && stat.st_uid == rustix::process::geteuid().as_raw() {
+            let _ = rustix::fs::fchmod(&lock, mode | PRIVATE);
         }
         self.lock = Some(lock);
         if self.is_locked(directory) {

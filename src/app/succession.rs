@@ -64,7 +64,7 @@ pub(super) fn start(
     };
     log.never_wait();
     let clock = Clock::resume(monotonic().saturating_sub(heir.offer.began));
-    let os = |e: io::Error| Failure::new(exit::OS, format!("balance: cannot start: {e}"));
+    let os = |e: io::Error| Failure::new(exit::OS, start::not_begun(&e));
     let web = web::open(settings, |wanted| heir.take_http(&wanted))?;
     let kept = match heir.offer.keeps_no_state {
         true => kept::begin(settings.state.as_ref(), source.as_ref(), &log),

@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use self::kin::Kin;
 use self::means::HandoverMeans;
 use self::work::Work;
-use super::fenced;
+use super::denied::{self, FileUse};
 use super::origin::{HANDOVER, Inheritance, Origin, monotonic};
 use super::roster::Roster;
 use crate::control::{CarriedCount, Control, HttpServer};
@@ -403,8 +403,7 @@ impl Upgrader {
             program::start_successor(path, argv, &private, &with, &directory, input.as_fd(), footing);
         started.map_err(|e| match e.act {
             "execve" => {
-                let why = format!("{}: {}", path.display(), e.source);
-                fenced::hint(&why).map_or_else(|| why.clone(), |hint| format!("{why} ({hint})"))
+                format!("{}: {}", path.display(), denied::told(&e.source, path, FileUse::Run))
             }
             act => format!("{act}: {}", e.source),
         })

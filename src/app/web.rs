@@ -9,12 +9,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::denied::{self, FileUse};
+use super::keeper::Bell;
 use super::scribe::Scribe;
 use super::{Failure, exit};
-use crate::control::{Control, HttpParts, HttpServer, OrderParts, Services, SystemVitals, TokenFile, Vitals};
+use crate::control::{
+    Control, HttpParts, HttpServer, OrderParts, Services, SystemVitals, TokenError, TokenFile, Vitals,
+};
 use crate::names::resolve;
 use crate::net::server::Server;
-use crate::observe::{AccessLog, Event, Log, Severity};
+use crate::observe::{Event, Log, Severity};
 use crate::spec::{HttpSpec, ProcessSpec};
 use crate::sys::{Clock, scheduling};
 
@@ -91,7 +95,12 @@ pub(super) fn token_file(settings: &ProcessSpec) -> Result<Option<TokenFile>, Fa
     match file.read() {
         Ok(_) => Ok(Some(file)),
         Err(error) => {
-            let text = format!("--http-token-file {}: {error}", named.name);
+            let why = match &error {
+                TokenError::Unreadable(e) => denied::reason(e, named.name.as_ref(), FileUse::Read),
+                TokenError::NoToken => None,
+            };
+            let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+            let text = format!("--http-token-file {}: {error}{why}", named.name);
             Err(match &named.typed.at {
                 Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
                 None => Failure::new(exit::BAD_DATA, format!("balance: {text}")),
@@ -137,15 +146,18 @@ fn failure(http: &HttpSpec, code: u8, text: &str) -> Failure {
 pub(super) fn serve(
     web: Option<Web>,
     services: &Arc<Services>,
-    (server, control, scribe): (&Server, Option<&Arc<Control>>, Option<&Scribe>),
+    (server, control): (&Server, Option<&Arc<Control>>),
+    (scribe, kept): (Option<&Scribe>, Option<Arc<Bell>>),
     clock: Clock,
     log: &Log,
 ) -> Option<Arc<HttpServer>> {
     let Web { listener, name, token_file } = web?;
     let (asked, told) = (server.clone(), log.clone());
-    let access = scribe.map(Scribe::access);
+    let access = scribe.cloned();
     let vitals = move || Vitals {
-        access_lines_dropped: access.as_ref().map(AccessLog::dropped),
+        access_lines_dropped: access.as_ref().map(|scribe| scribe.access().dropped()),
+        is_access_failing: access.as_ref().map(|scribe| scribe.trouble().is_some()),
+        is_state_failing: kept.as_ref().map(|bell| bell.trouble().is_some()),
         worker_connections: asked.loads(),
         descriptor_limit: Some(asked.descriptor_limit()).filter(|&limit| limit != u64::MAX),
         descriptors_free: Some(asked.budget().left() as u64),

@@ -147,6 +147,18 @@ const FAMILIES: &[Family] = &[
         }),
     ),
     gauge(
+        "balance_file_failing",
+        "1 if balance cannot write this file now.",
+        Of::Process(|vitals, out| {
+            let files = [("state", vitals.is_state_failing), ("access_log", vitals.is_access_failing)];
+            for (file, is_failing) in files {
+                if let Some(is_failing) = is_failing {
+                    out.with("file", file, u8::from(is_failing));
+                }
+            }
+        }),
+    ),
+    gauge(
         "balance_service_connections",
         "Clients accepted and not yet closed.",
         Of::Service(|service, out| out.one(service.now.connections)),

@@ -59,7 +59,7 @@ pub use doctor::{ClockSigns, KernelSigns, PrivilegeSigns, ProcessSigns, WaySign}
 pub use endpoint::{Endpoint, EndpointError, EndpointOptions, Names, group_name, group_number, is_group};
 pub use find::{Wanted, Which, is_service};
 pub use http::listen::{HttpParts, HttpServer};
-pub use http::orders::{OrderParts, TokenFile};
+pub use http::orders::{OrderParts, TokenError, TokenFile};
 pub use list::{draining, list, tell_draining};
 pub use services::{
     CarriedCount, ListeningSocket, ManagedService, Plane, ProcessHands, ResolvedName, Services,

@@ -18,6 +18,10 @@ pub struct Vitals {
     pub dropped_lines: u64,
     /// Lines of the access log that were lost; `None`: there is no access log.
     pub access_lines_dropped: Option<u64>,
+    /// Whether the access log cannot be written now; `None`: there is none.
+    pub is_access_failing: Option<bool>,
+    /// Whether the state file cannot be written now; `None`: there is none.
+    pub is_state_failing: Option<bool>,
     /// The time since the first process of this instance was started, earlier ones before upgrades included.
     pub uptime: Duration,
     /// Values that the kernel counts.

@@ -82,13 +82,15 @@ impl ReadyNotice {
 /// # Errors
 /// The instance could not be forked. Later failures are in [`StartResult`].
 pub fn detach() -> io::Result<Detached> {
-    let (reader, writer) = io::pipe()?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let at = |what: &'static str| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+    let (reader, writer) = io::pipe().map_err(at("pipe"))?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(at("balance needs /dev/null to run in the background"))?;
     // SAFETY: no other thread runs yet, as the function's documentation demands, so the child is a complete
     // process: no lock is held by a thread that does not exist in it. Every descriptor is an `OwnedFd` that
     // each side closes for itself.
     #[allow(unsafe_code)]
-    let forked = unsafe { fork() }?;
+    let forked = unsafe { fork() }.map_err(|e| at("fork()")(e.into()))?;
     match forked {
         ForkResult::Parent { child } => {
             drop((writer, null));

@@ -23,6 +23,7 @@ mod ending;
 mod equality;
 mod events;
 mod failover;
+mod fenced;
 mod files;
 mod harness;
 mod health;

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::{
     BALANCE, Client, Directory, Instance, Run, Server, Setup, copy_program, eventually, needs_root,
@@ -11,7 +12,7 @@ use crate::harness::{
 };
 
 /// `nobody`, by number: no name has to be looked up for it.
-const USER: u32 = 65_534;
+pub(crate) const USER: u32 = 65_534;
 
 /// An address with a port that only root may bind.
 fn low_address() -> SocketAddr {
@@ -19,7 +20,7 @@ fn low_address() -> SocketAddr {
 }
 
 /// A directory that the user can write.
-fn own_directory(inside: &Directory, name: &str) -> PathBuf {
+pub(crate) fn own_directory(inside: &Directory, name: &str) -> PathBuf {
     let path = inside.path().join(name);
     fs::create_dir(&path).expect("a new directory");
     std::os::unix::fs::chown(&path, Some(USER), Some(USER)).expect("root may");
@@ -27,11 +28,16 @@ fn own_directory(inside: &Directory, name: &str) -> PathBuf {
 }
 
 /// A directory where no program expects to be able to write.
-struct Elsewhere(PathBuf);
+pub(crate) struct Elsewhere(pub(crate) PathBuf);
 
 impl Elsewhere {
-    fn new() -> Self {
-        let path = Path::new("/srv").join(format!("balance-suite-{}", std::process::id()));
+    pub(crate) fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let path = Path::new("/srv").join(format!(
+            "balance-suite-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        ));
         fs::create_dir_all(&path).expect("root may");
         Self(path)
     }
@@ -70,7 +76,7 @@ fn assert_unprivileged(pid: i32) {
 }
 
 /// Runs the program from a place where any user may run it.
-fn as_program(setup: Setup, more: &str) -> Setup {
+pub(crate) fn as_program(setup: Setup, more: &str) -> Setup {
     let copy = setup.directory().path().join("balance");
     copy_program(BALANCE, &copy);
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own");
@@ -79,7 +85,7 @@ fn as_program(setup: Setup, more: &str) -> Setup {
     setup.shell(&run)
 }
 
-fn ask(instance: &Instance, command: &str) -> crate::harness::Finished {
+pub(crate) fn ask(instance: &Instance, command: &str) -> crate::harness::Finished {
     let process = format!("process.{}", instance.pid());
     Run::balance(&instance.directory).args(["-c", command, &process]).finish()
 }
@@ -196,7 +202,7 @@ fn an_unprivileged_process_does_all_that_root_did() {
 }
 
 /// Does this kernel have it?
-fn rustix_has_landlock() -> bool {
+pub(crate) fn rustix_has_landlock() -> bool {
     let features = Run::new("python3")
         .args(["-c", "import ctypes;print(ctypes.CDLL(None).syscall(444,None,0,1))"])
         .finish()

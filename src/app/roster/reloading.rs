@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use super::super::plan;
-use super::super::{Failure, exit, fenced, files, lists, lookup, ways};
+use super::super::{Failure, exit, files, lists, lookup, ways};
 use super::moving::{has_access, is_lost};
 use super::{MOST_TOLD, Members, ReloadNews, Reread, Roster, RosterEntry, Source, label_logs, warnings};
 use crate::config;
@@ -106,9 +106,6 @@ impl Roster {
                 }
             }
             Ok(Err(mut failure)) => {
-                if let Some(hint) = fenced::hint(&failure.message) {
-                    failure.message = format!("{}\nbalance: {hint}", failure.message.trim_end());
-                }
                 if !failure.message.trim_end().ends_with(NOTHING) {
                     failure.message = format!("{}\nbalance: {NOTHING}", failure.message.trim_end());
                 }

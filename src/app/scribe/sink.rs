@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use super::super::denied::{self, FileUse};
 
 /// Mode of a new file: readable for its owner and group only, since it names clients.
 const MODE: u32 = 0o640;
@@ -94,6 +96,11 @@ impl LineSink {
         }
     }
 
+    /// Do lines still go to a file that was moved away, since the new one cannot be opened?
+    pub(super) fn is_missed(&self) -> bool {
+        matches!(self, Self::File(file) if file.is_missed)
+    }
+
     /// Ends writing. Returns how many lines are lost by that.
     pub(super) fn close(&mut self) -> u64 {
         match self {
@@ -140,9 +147,22 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(MODE)
         .custom_flags(FLAGS.bits().cast_signed())
         .open(path);
-    opened.map_err(|e| match Errno::from_io_error(&e) {
-        Some(Errno::NXIO) => io::Error::new(e.kind(), "this FIFO has no reader; start its reader first"),
-        _ => e,
+    opened.map_err(|e| {
+        let is_socket = std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket());
+        let text = match Errno::from_io_error(&e) {
+            Some(Errno::NXIO) if is_socket => {
+                format!("{e} (a socket cannot be opened as a file)")
+            }
+            Some(Errno::NXIO) => "this FIFO has no reader; start its reader first".to_owned(),
+            _ => denied::told(&e, path, FileUse::Write),
+        };
+        let advice = match path.to_str() {
+            Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => {
+                "; for standard output write --access-log -"
+            }
+            _ => "",
+        };
+        io::Error::new(e.kind(), format!("{text}{advice}"))
     })
 }
 

@@ -52,6 +52,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("memory-limit", of_host::memory),
     exam("swap", of_host::swap),
     exam("log", of_process::log),
+    exam("state-file", of_process::state),
     exam("program", of_process::program),
     exam("privileges", of_process::privileges),
     exam("control-socket", of_process::socket),

@@ -4,7 +4,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use super::finding::Finding;
-use super::of_service::counted;
+use super::of_service::{LANDLOCK, counted};
 use super::signs::{Case, ServiceSigns};
 use crate::sched::AdminState;
 
@@ -137,15 +137,38 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
             ),
         )),
     }
-    match case.process.access_lines_dropped {
-        0 => {}
-        lines => found.push(Finding::advice(
+    let lost = case.process.access_lines_dropped;
+    match (lost, &case.process.access_trouble) {
+        (_, Some(why)) => found.push(Finding::broken(
+            format!("the access log cannot be written: {why}"),
+            format!("it lacks clients; {} lost so far", counted(lost, "line")),
+            cure(why, "correct that, then type reopen"),
+        )),
+        (0, None) => {}
+        (lines, None) => found.push(Finding::advice(
             format!("the access log has lost {}", counted(lines, "line")),
             "its disk is full or too slow, or its reader does not read",
             format!("df shows the disk; the events access_lines_dropped say why and when: {}", events()),
         )),
     }
     found
+}
+
+pub(super) fn state(case: &Case) -> Vec<Finding> {
+    let finding = |why: &String| {
+        Finding::broken(
+            format!("the file of --state cannot be written: {why}"),
+            "the next start knows nothing of what operators have changed since then",
+            cure(why, "correct that; balance tries again by itself"),
+        )
+    };
+    case.process.state_trouble.iter().map(finding).collect()
+}
+
+/// What to do if a file cannot be used for this reason.
+fn cure(why: &str, usual: &str) -> String {
+    let is_fenced = why.contains(LANDLOCK);
+    if is_fenced { "restart balance, since Landlock closes that file off" } else { usual }.to_owned()
 }
 
 pub(super) fn program(case: &Case) -> Vec<Finding> {

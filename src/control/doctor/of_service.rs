@@ -12,6 +12,8 @@ use crate::control::status::{health_name, shown_address, why};
 use crate::sched::{AdminState, ChannelSnapshot, GroupSnapshot, HealthState, Loss, NoChannel, Weight};
 use crate::spec::ListenSpan;
 
+/// What the reason begins with if Landlock refuses a file.
+pub(super) const LANDLOCK: &str = "--landlock: ";
 /// Maximum number of channels, names or addresses that a finding lists.
 const MOST_NAMED: usize = 4;
 /// A connection that has been silent for this long counts as idle: firewalls begin to forget it.
@@ -223,6 +225,14 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
             "a start waits for it, and a reload keeps the old addresses",
             format!("getent ahosts {host}, and compare the name servers in /etc/resolv.conf"),
         )),
+        Some(Err(why)) if why.contains(LANDLOCK) => Some(Finding::broken(
+            format!("the name '{host}' cannot be looked up now: {why}"),
+            match known.is_empty() {
+                true => "its channel gets no client".to_owned(),
+                false => format!("balance still uses {}, and does not notice a change", listed(known)),
+            },
+            "restart balance",
+        )),
         Some(Err(why)) if known.is_empty() => Some(Finding::broken(
             format!("the name '{host}' has no address yet ({why})"),
             "its channel gets no client until a resolver knows an address",
@@ -264,7 +274,10 @@ pub(super) fn lists(case: &Case) -> Vec<Finding> {
         let found = Finding::broken(
             format!("a file of --allow or --deny has changed and cannot be read: {why}"),
             "balance uses an older version of the file",
-            "correct the file; balance reads it again by itself".to_owned(),
+            match why.contains(LANDLOCK) {
+                true => "restart balance, or put the file into a directory that it was started with",
+                false => "correct the file; balance reads it again by itself",
+            },
         );
         Some(found.of(&service.label))
     };

@@ -33,6 +33,10 @@ pub struct ProcessSigns {
     pub dropped_lines: u64,
     /// Lines of the access log that could not be written.
     pub access_lines_dropped: u64,
+    /// Why the access log cannot be written now.
+    pub access_trouble: Option<String>,
+    /// Why the file of `--state` cannot be written now.
+    pub state_trouble: Option<String>,
     /// What happened to the clocks.
     pub clocks: ClockSigns,
     /// The privileges that the process has given up; `None`: it was not asked to.

@@ -310,6 +310,26 @@ fn little_room_for_more_clients_is_advice_and_none_is_broken() {
 }
 
 #[test]
+fn files_that_cannot_be_written_are_broken_and_landlock_has_another_cure() {
+    let mut case = case(host(&[]));
+    case.process.state_trouble =
+        Some("/s: make a new file: Permission denied (the user balance may not ...)".into());
+    one(&case, "state-file", Gravity::Broken, "Do: correct that; balance tries again by itself");
+    case.process.state_trouble = Some("/s: Permission denied (--landlock: ...)".into());
+    one(&case, "state-file", Gravity::Broken, "Do: restart balance, since Landlock");
+    case.process.state_trouble = None;
+    (case.process.access_trouble, case.process.access_lines_dropped) = (Some("No space left".into()), 3);
+    one(
+        &case,
+        "log",
+        Gravity::Broken,
+        "cannot be written: No space left. Why: it lacks clients; 3 lines lost so far.",
+    );
+    case.process.access_trouble = None;
+    one(&case, "log", Gravity::Advice, "the access log has lost 3 lines");
+}
+
+#[test]
 fn every_check_has_a_name_of_its_own_and_is_explained() {
     let names: BTreeSet<_> = EXAMS.iter().map(|exam| exam.name).collect();
     assert_eq!(names.len(), EXAMS.len());
