@@ -69,6 +69,8 @@ mod exit {
     pub(super) const BAD_DATA: u8 = 65;
     pub(super) const UNAVAILABLE: u8 = 69;
     pub(super) const OS: u8 = 71;
+    /// Only for what an operator asks of an instance that runs.
+    pub(super) const LATER: u8 = 75;
     pub(super) const CONFIG: u8 = 78;
 }
 

@@ -537,7 +537,10 @@ pub(super) fn hands(
     let [upgrades, gives, cancels, awaits, tells, stops] = [(); 6].map(|()| Arc::clone(upgrader));
     let (reloads, writes) = (Arc::clone(roster), scribe.cloned());
     ProcessHands {
-        reload: Arc::new(move |clean| reloads.reload(clean).map_err(|failure| failure.message)),
+        reload: Arc::new(move |clean| {
+            let outcome = reloads.reload(clean);
+            outcome.map_err(|failure| (failure.code != super::exit::LATER).then_some(failure.message))
+        }),
         reopen: Arc::new(move || writes.as_ref().map(Scribe::reopen)),
         upgrade: Arc::new(move |path| upgrades.upgrade(path)),
         give: Arc::new(move |stream, pid| gives.give(stream, pid)),

@@ -178,7 +178,7 @@ fn all(services: Vec<ManagedService>) -> Arc<Services> {
         reopen: Arc::new(|| None),
         reload: Arc::new(|clean| match clean {
             false => Ok(vec!["service web: --idle-timeout is 5, was 0".to_owned()]),
-            true => Err("f:1:1: invalid port [x]\nbalance: 1 error; nothing was changed".to_owned()),
+            true => Err(Some("f:1:1: invalid port [x]\nbalance: 1 error; nothing was changed".to_owned())),
         }),
         upgrade: Arc::new(|path| match path {
             None => Ok("process 2 (4.0.0) serves now: carried 0, draining 0".to_owned()),

@@ -335,8 +335,8 @@ pub struct CarriedCount {
 #[allow(clippy::type_complexity, reason = "a closure's type is plainest where it is used")]
 pub struct ProcessHands {
     /// Reads the files again; `true`: also drops what operators changed. Returns what has changed, line by
-    /// line, or why nothing has.
-    pub reload: Arc<dyn Fn(bool) -> Result<Vec<String>, String> + Send + Sync>,
+    /// line, or why nothing has. `None`: another process is taking over.
+    pub reload: Arc<dyn Fn(bool) -> Result<Vec<String>, Option<String>> + Send + Sync>,
     /// Opens the access log again and returns whether that worked; `None`: there is no access log.
     pub reopen: Arc<dyn Fn() -> Option<Result<(), String>> + Send + Sync>,
     /// Hands over to a new process, which runs the program at this path or (`None`) our own. Returns what was

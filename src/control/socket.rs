@@ -467,7 +467,8 @@ impl ControlState {
             Some(Effect::Reopen) => (Reply::Reopened((self.services.process.reopen)()), false),
             Some(Effect::Reload(clean)) => match (self.services.process.reload)(clean) {
                 Ok(changes) => (Reply::Reloaded(changes), false),
-                Err(why) => (Reply::NotReloaded(why), false),
+                Err(Some(why)) => (Reply::NotReloaded(why), false),
+                Err(None) => (Reply::HandingOver, false),
             },
             Some(Effect::Upgrade(Some(_))) if !peer::may_choose_program(conversation.uid, self.owner) => {
                 (Reply::NotYourProgram(self.owner), false)

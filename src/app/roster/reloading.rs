@@ -171,7 +171,8 @@ impl Roster {
             );
         }
         if self.is_frozen.load(Ordering::SeqCst) {
-            return nothing("another process is taking over just now; try again");
+            let text = "balance: another process is taking over just now; try again";
+            return Err(Failure::new(exit::LATER, text));
         }
         if members.all.iter().all(RosterEntry::is_killed) {
             return nothing("the instance was told to stop");
