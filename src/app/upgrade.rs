@@ -256,7 +256,7 @@ impl Upgrader {
             self.tell(Severity::Notice, format!("process {pid} asks for the ports"));
             let offer = Offer { listeners_only: true, ..offer };
             is_offered = true;
-            self.work(HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger)
+            self.work(HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger, None)
         });
         if let (Err(why), Ok(stream), false) = (&outcome, refusal, is_offered) {
             work::say_why_not(&HandoverStream::from(stream), why);
@@ -326,9 +326,8 @@ impl Upgrader {
         let footing = if beside { Footing::Beside } else { Footing::Child };
         let pid = self.start(&program, &input, footing)?;
         let kin = Kin::of(pid, footing);
-        drop(input);
         self.tell(Severity::Notice, format!("process {pid} was started to take over: {}", program.display()));
-        self.work(stream, pid, offer, rest, kin)
+        self.work(stream, pid, offer, rest, kin, Some(input))
     }
 
     fn work(
@@ -338,8 +337,9 @@ impl Upgrader {
         offer: Offer,
         listeners: Option<Vec<Arc<OwnedFd>>>,
         kin: Kin,
+        input: Option<UnixStream>,
     ) -> Result<(Pid, String), String> {
-        Work::new(&self.means, stream, pid, offer, listeners, kin).run()
+        Work::new(&self.means, stream, pid, offer, listeners, kin, input).run()
     }
 
     /// The offer and its descriptors.

@@ -6,12 +6,13 @@
 //! then reaps it. Until it is reaped, its number belongs to no other process. Other threads kill it under the
 //! same lock under which it is reaped.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpid};
 
 use super::program::{self, StartError};
 
@@ -171,9 +172,9 @@ fn reap(pid: Pid, life: &Mutex<Life>) -> io::Result<WaitStatus> {
     }
 }
 
-/// Has this program ended, which is not reaped yet?
+/// Has this child of ours ended, which is not reaped yet?
 #[cfg(not(target_os = "openbsd"))]
-fn has_ended(pid: Pid) -> bool {
+pub(crate) fn has_ended(pid: Pid) -> bool {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)))
@@ -181,8 +182,51 @@ fn has_ended(pid: Pid) -> bool {
 
 /// Without `waitid` this is unknown; the program's own thread polls every few milliseconds.
 #[cfg(target_os = "openbsd")]
-fn has_ended(_: Pid) -> bool {
+pub(crate) fn has_ended(_: Pid) -> bool {
     false
+}
+
+/// Can [`has_ended`] be known?
+pub(crate) const TELLS_ENDS: bool = cfg!(not(target_os = "openbsd"));
+
+/// Kills what this process has started, as far as `/proc` shows that: a process whose parent has ended before is
+/// not found. The process itself stands still, so it starts nothing more; `is_there` says whether its number
+/// still is its own.
+pub(crate) fn kill_offspring(of: Pid, is_there: impl Fn() -> bool) {
+    let mut all = vec![of];
+    // Who has ended meanwhile need not be told.
+    let signal = |pid: &Pid, signal| {
+        let _ = kill_process(*pid, signal);
+    };
+    loop {
+        let new: Vec<Pid> = children_of(&all).into_iter().filter(|pid| !all.contains(pid)).collect();
+        if new.is_empty() || !is_there() {
+            break;
+        }
+        // A process that stands still starts nothing, and gives its number to nobody.
+        new.iter().for_each(|pid| signal(pid, Signal::STOP));
+        all.extend(new);
+    }
+    all[1..].iter().for_each(|pid| signal(pid, Signal::KILL));
+}
+
+/// The processes whose parent is one of these. Empty if `/proc` is not that of this process.
+fn children_of(parents: &[Pid]) -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    if fs::read_link("/proc/self").ok().as_deref() != Some(Path::new(&own)) {
+        return Vec::new();
+    }
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pid = |text: &str| Pid::from_raw(text.parse().ok().filter(|&pid: &i32| pid > 0)?);
+    let found = entries.flatten().filter_map(|entry| {
+        let child = pid(entry.file_name().to_str()?)?;
+        // The name of a program, in parentheses, may contain anything.
+        let stat = fs::read(entry.path().join("stat")).ok()?;
+        let after = stat.rsplit(|&byte| byte == b')').next()?;
+        let parent = pid(std::str::from_utf8(after).ok()?.split_whitespace().nth(1)?)?;
+        parents.contains(&parent).then_some(child)
+    });
+    found.collect()
 }
 
 fn kill_group(pid: Pid) {

@@ -195,6 +195,22 @@ impl HandoverStream {
         }
     }
 
+    /// Throws away what has come and was not read, and closes all descriptors in it. Returns whether there was
+    /// anything.
+    pub fn drain(&mut self) -> bool {
+        let mut was_full = !self.partial.bytes.is_empty();
+        self.partial = Partial::default();
+        loop {
+            let received = self.receive_some(PIECE);
+            self.partial = Partial::default();
+            match received {
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => return was_full,
+                Ok(_) => was_full = true,
+            }
+        }
+    }
+
     /// Reads at most `most` bytes and the descriptors that came with them. 0: the stream has ended.
     fn receive_some(&mut self, most: usize) -> Result<usize, Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
@@ -508,6 +524,27 @@ mod tests {
         let none: [File; 0] = [];
         let lie = send(&from, &frame("x", b"", 1), &none).expect_err("a wrong head");
         assert_eq!(lie.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    /// As long as a process that does not read has the other end, descriptors in it are open.
+    #[test]
+    fn what_nobody_reads_is_taken_back_by_a_copy_of_the_other_end() {
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
+        let (from, to) = UnixStream::pair().expect("a pair of sockets");
+        let from = HandoverStream::from(from);
+        let mut copy = HandoverStream::from(to.try_clone().expect("a copy"));
+        assert!(!copy.drain());
+        let count = 2 * MOST_DESCRIPTORS + 1;
+        let all = vec![write.as_fd(); count];
+        for attached in [1, 2 * PIECE] {
+            from.send(&frame("unread", &bytes(attached), count), &all, LONG).expect("sent");
+        }
+        drop(write);
+        let mut open = [PollFd::new(&read, PollFlags::IN)];
+        assert_eq!(poll(&mut open, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("a poll"), 0);
+        assert!(copy.drain() && is_closed(&read) && !copy.drain());
+        drop((from, to));
+        assert!(!copy.drain());
     }
 
     #[test]

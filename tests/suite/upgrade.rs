@@ -2,9 +2,14 @@
 //!
 //! Source: docs/upgrade.md.
 
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::harness::{
     Client, Direction, Instance, Received, Run, Server, Setup, Stream, eventually, executable, own_address,
@@ -341,4 +346,68 @@ fn another_command_line_takes_the_port_over() {
     let again = Run::balance(&old.directory).arg("--replace").args(&bind).arg(b.addr.to_string());
     again.finish().code(0).err("no instance of yours serves these addresses");
     Run::balance(&old.directory).args(["-c", "kill"]).args(&bind).finish().code(0);
+}
+
+/// What a script has started has the input of the script, and with it what was never read there.
+#[test]
+fn a_script_that_fails_keeps_nothing_that_it_was_offered() {
+    for (ending, why) in [("kill -9 $$", "by signal 9"), ("exit 3", "with exit code 3")] {
+        let listen = own_address();
+        let setup = Setup::binding(listen);
+        let socket = setup.directory().path().join("x.sock");
+        let lines = format!(
+            "a: -b {} {} 127.0.0.1:9\nb: unix:{} 127.0.0.1:9\n",
+            listen.ip(),
+            listen.port(),
+            socket.display()
+        );
+        let file = setup.directory().file("services", &lines);
+        let instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+        let pid = instance.directory.path().join("pid");
+        // A background job of a shell has /dev/null as its input, unless it is given another one.
+        let text = format!("#!/bin/sh\nexec 3<&0\nsleep 300 <&3 &\necho $! >{}\n{ending}\n", pid.display());
+        let script = executable(&instance.directory, "script", &text);
+        let refused = instance.ctl(&format!("upgrade {}", script.display())).code(69).stdout;
+        assert!(refused.contains(&format!("the new process ended {why}")), "{refused}");
+        let left = read_pid(&pid);
+        UnixStream::connect(&socket).expect("it is served here");
+        instance.terminate();
+        let lives = test_kill_process(left);
+        let at = (TcpStream::connect(listen).is_ok(), UnixStream::connect(&socket).is_ok());
+        kill_process(left, Signal::KILL).expect("nobody has ended it");
+        assert_eq!((lives, at), (Ok(()), (false, false)), "it lives, and nobody listens");
+    }
+}
+
+#[test]
+fn what_a_script_has_started_ends_with_it_when_the_upgrade_fails() {
+    let listen = own_address();
+    let setup = Setup::binding(listen);
+    let lines = format!("a: -b {} {} 127.0.0.1:9\n", listen.ip(), listen.port());
+    let file = setup.directory().file("services", &lines);
+    let mut instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    let pid = instance.directory.path().join("pid");
+    // A shell waits for a shell that waits for the program.
+    let text = format!(
+        "#!/bin/sh\nsh -c 'sh -c \"echo \\$\\$ >{0}.new; mv {0}.new {0}; exec sleep 300\"; true'; true\n",
+        pid.display()
+    );
+    let script = executable(&instance.directory, "script", &text);
+    thread::scope(|scope| {
+        scope.spawn(|| instance.ctl(&format!("upgrade {}", script.display())));
+        eventually("the new process begins", || pid.exists().then_some(()));
+        let later = "another process is taking over just now, and nothing was changed; try again\n";
+        instance.ctl("reload").code(75).out(later);
+        instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+    });
+    let left = read_pid(&pid);
+    // Nobody may reap it; then it has no words.
+    let words = || fs::read(format!("/proc/{}/cmdline", left.as_raw_nonzero())).unwrap_or_default();
+    eventually("it has ended", || words().is_empty().then_some(()));
+    assert_eq!(instance.wait(), 0);
+}
+
+fn read_pid(file: &Path) -> Pid {
+    let text = fs::read_to_string(file).expect("written");
+    text.trim().parse().ok().and_then(Pid::from_raw).expect("a number")
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+use crate::sys::child;
 use crate::sys::program::Footing;
 
 /// How a successor is related to this process.
@@ -54,10 +55,22 @@ impl Kin {
         }
     }
 
-    /// Kills it and waits for its end, if this process has started it.
+    /// Has it ended, as far as this process can know? A child is not reaped.
+    pub(super) fn has_ended(&self, pid: Pid) -> bool {
+        match self {
+            Self::Child => child::has_ended(pid),
+            #[cfg(all(target_os = "linux", not(portable)))]
+            Self::Sibling(fd) => sibling::has_ended(fd.as_ref(), pid),
+            Self::Stranger => false,
+        }
+    }
+
+    /// Kills it and what it has started, and waits for its end, if this process has started it.
     pub(super) fn kill(&self, pid: Pid) {
         match self {
             Self::Child => {
+                let _ = kill_process(pid, Signal::STOP);
+                child::kill_offspring(pid, || true);
                 let _ = kill_process(pid, Signal::KILL);
                 while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
             }
@@ -81,6 +94,7 @@ mod sibling {
     };
 
     use super::super::LOOK_AGAIN;
+    use crate::sys::child;
 
     pub(super) fn open(pid: Pid) -> Option<OwnedFd> {
         pidfd_open(pid, PidfdFlags::empty()).ok()
@@ -95,10 +109,15 @@ mod sibling {
     }
 
     pub(super) fn kill(fd: Option<&OwnedFd>, pid: Pid) {
-        let _ = match fd {
-            Some(fd) => pidfd_send_signal(fd, Signal::KILL),
-            None => kill_process(pid, Signal::KILL),
+        let send = |signal| {
+            let _ = match fd {
+                Some(fd) => pidfd_send_signal(fd, signal),
+                None => kill_process(pid, signal),
+            };
         };
+        send(Signal::STOP);
+        child::kill_offspring(pid, || !has_ended(fd, pid));
+        send(Signal::KILL);
         while !has_ended(fd, pid) {
             thread::sleep(LOOK_AGAIN);
         }

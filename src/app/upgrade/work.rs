@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::net::server::Running;
 use crate::observe::{Event, Log};
 use crate::process;
 use crate::sched::{ChannelKey, Loss};
+use crate::sys::child;
 use crate::sys::clock::OwnTime;
 use crate::sys::passing::HandoverStream;
 
@@ -72,6 +74,9 @@ pub(super) struct Work<'a> {
     means: &'a HandoverMeans,
     log: &'a Log,
     stream: HandoverStream,
+    /// The other end, until the successor has said something: what it has not read is taken back through this.
+    /// Otherwise a process that it has started, and that has this end as its input, would keep the listeners.
+    unread: Option<HandoverStream>,
     /// The process id of the successor.
     pid: Pid,
     kin: Kin,
@@ -105,7 +110,8 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// `listeners` are sent with the offer; `None`: that was sent already.
+    /// `listeners` are sent with the offer; `None`: that was sent already. `input` is the other end of the
+    /// stream if we have started the successor.
     pub(super) fn new(
         means: &'a HandoverMeans,
         stream: HandoverStream,
@@ -113,11 +119,13 @@ impl<'a> Work<'a> {
         offer: Offer,
         listeners: Option<Vec<Arc<OwnedFd>>>,
         kin: Kin,
+        input: Option<UnixStream>,
     ) -> Self {
         Self {
             means,
             log: means.roster.log(),
             stream,
+            unread: input.filter(|_| child::TELLS_ENDS).map(HandoverStream::from),
             pid,
             kin,
             machine: Predecessor::new(&offer),
@@ -229,6 +237,11 @@ impl<'a> Work<'a> {
                     return PredecessorNews::SuccessorEnded(why);
                 }
             }
+            // As long as we have the other end, too, the stream does not end.
+            if self.unread.is_some() && self.kin.has_ended(self.pid) && self.take_back_offer() {
+                self.is_deaf = true;
+                return PredecessorNews::SuccessorEnded("it has not read what it was offered".to_owned());
+            }
             let now = own.waited(Some(LOOK_AGAIN), clock.now());
             let patience = self.machine.waits_for().map_or(SENT_WITHIN, |(_, patience)| patience);
             if now.saturating_sub(began) >= patience {
@@ -237,10 +250,17 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Takes back what the successor has not read. Returns whether there was anything.
+    fn take_back_offer(&mut self) -> bool {
+        self.unread.take().is_some_and(|mut unread| unread.drain())
+    }
+
     fn receive(&mut self, patience: Duration) -> Heard {
         match self.stream.receive(Some(patience)) {
             Ok(Some(received)) => match received.message() {
                 Ok(message) => {
+                    // It has read the offer.
+                    self.unread = None;
                     self.has_explained |= matches!(message, FromSuccessor::Failed(_));
                     if let FromSuccessor::Ready(acceptance) = &message {
                         self.accepted.clone_from(&acceptance.services);
@@ -351,6 +371,7 @@ impl<'a> Work<'a> {
         if self.ended.is_none() {
             self.kin.kill(self.pid);
         }
+        self.take_back_offer();
         // Only processes that it has started may still hold the other end.
         let mut looks = 0;
         while looks < LAST_LOOKS {
