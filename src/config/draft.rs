@@ -210,10 +210,18 @@ impl Draft {
         !self.is_unix() || self.service.accept_proxy.is_some()
     }
 
+    /// Whether any of the senders of `--accept-proxy` can connect to the service.
+    pub(super) fn hears_senders(&self) -> bool {
+        self.service.accept_proxy.as_ref().is_none_or(|senders| senders.can_come(self.is_unix()))
+    }
+
     /// Sets each option that has no effect beside the others back to its default.
     fn forget_idle_settings(&mut self) {
-        let is_unix = self.is_unix();
+        let (is_unix, hears_senders) = (self.is_unix(), self.hears_senders());
         let service = &mut self.service;
+        if !hears_senders {
+            service.accept_proxy = None;
+        }
         if is_unix {
             (self.bind, self.ipv6) = (None, false);
             (service.freebind, service.refuse_when_down, service.client_keepalive) = (false, false, None);

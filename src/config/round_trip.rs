@@ -318,6 +318,7 @@ prop_compose! {
     ) -> Serve {
         let unix = old.service.listen.ports.unix();
         let (is_unix, has_file) = (unix.is_some(), unix.is_some_and(|name| !name.is_abstract()));
+        let accept_proxy = accept_proxy.filter(|senders| senders.can_come(is_unix));
         let is_listed = !is_unix || accept_proxy.is_some();
         let mut old = old;
         if is_unix {
@@ -376,8 +377,10 @@ proptest! {
             let port = PortWord::Number(NonZeroU16::new(port).expect("from 1"));
             let listen = ListenSpec { ports: port.into(), ..serve.service.listen };
             let name = Name::new(&format!("s{}", listen.ports));
+            let reached = |senders: ProxySenders| if senders.can_come(false) { senders } else { ProxySenders::Any };
+            let accept_proxy = serve.service.accept_proxy.map(reached);
             // These options are for Unix sockets.
-            ServiceSpec { name, listen, socket_mode: None, socket_group: None, ..serve.service }
+            ServiceSpec { name, listen, accept_proxy, socket_mode: None, socket_group: None, ..serve.service }
         }).collect();
         let text = print_file(&process, &services);
         prop_assert_eq!(read_file("f", text.as_bytes()), Ok((process, services)), "{}", text);

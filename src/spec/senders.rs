@@ -25,6 +25,14 @@ pub enum ProxySender {
 }
 
 impl ProxySenders {
+    /// Can one of them connect to a Unix socket (`by_unix`), or to a port?
+    pub fn can_come(&self, by_unix: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Of(senders) => senders.iter().any(|one| matches!(one, ProxySender::Unix) == by_unix),
+        }
+    }
+
     /// Must this client begin with a header?
     pub fn includes(&self, client: ClientSource) -> bool {
         let ip = client.ip();

@@ -1,5 +1,6 @@
 //! Options about where a service listens, and about clients' sockets.
 
+use super::super::draft::Draft;
 use super::super::duration::print_duration;
 use super::super::host::read_host;
 use super::super::row::{
@@ -103,6 +104,10 @@ pub(in super::super) static ROWS: &[Row] = &[
                proxies. Example: balance --accept-proxy 10.0.0.5,10.0.1.0/24 80 web1 web2",
         read: |draft, word| set(&mut draft.service.accept_proxy, Some(read_senders(word)?)),
         print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
+        needs: &[Need {
+            is_met: Draft::hears_senders,
+            wrong: "names nobody who can connect here: for a Unix socket write unix, for a port the addresses of proxies, or any",
+        }],
         joins: true,
         ..PLAIN
     },
