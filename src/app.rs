@@ -309,6 +309,7 @@ fn serve_asked(
     if check_only {
         wrong.extend(refused::programs(&services));
         wrong.extend(refused::socket_groups(services.iter()));
+        wrong.extend(refused::socket_paths(&services));
         wrong.extend(refused::state_file(process, source.as_ref()));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {

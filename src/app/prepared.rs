@@ -33,7 +33,7 @@ use crate::spec::{
     ServiceSpec, SocketAccess, UnixName, reserved_groups,
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
-use crate::sys::socket_file::SocketFileId;
+use crate::sys::socket_file::{self, SocketFileId};
 use crate::sys::{Outgoing, Sources};
 
 /// How long a start waits for ports that the previous instance is just leaving, all ports together.
@@ -423,7 +423,8 @@ fn with_reason(name: UnixName, error: ListenError) -> ListenError {
 }
 
 /// Binds, and waits a moment for a port that is just being closed: `killall balance; balance ...` has no
-/// pause in between.
+/// pause in between. Each attempt for a Unix socket that is there connects to it, whoever has it, so the second
+/// one is made when another file is at its path, or none, and the last one when the time is up.
 pub(super) fn bind(
     address: Address,
     spec: &ServiceSpec,
@@ -433,12 +434,17 @@ pub(super) fn bind(
         Address::Net(address) => Listener::bind_early(address, spec.client_keepalive, spec.freebind),
         Address::Unix(name) => Listener::bind_unix(name, access(spec)?).map_err(|e| with_reason(name, e)),
     };
+    let file = || address.unix().filter(|name| !name.is_abstract()).map(socket_file::at);
     loop {
+        let before = file();
         match bind() {
-            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && !patience.is_zero() => {
+            Err(e) if e.source.kind() == io::ErrorKind::AddrInUse && !patience.is_zero() => loop {
                 thread::sleep(BIND_RETRY);
                 *patience = patience.saturating_sub(BIND_RETRY);
-            }
+                if patience.is_zero() || before.is_none() || file() != before {
+                    break;
+                }
+            },
             result => return result,
         }
     }

@@ -4,7 +4,7 @@
 //! check is run.
 //! Source: docs/file.md, "When something is wrong".
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,12 @@ use super::roster::Source;
 use super::{Failure, exit, kept, web};
 use crate::control;
 use crate::process::Account;
-use crate::spec::{ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed};
+use crate::spec::{
+    ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed, UnixName,
+};
+use crate::sys::listen::ListenError;
 use crate::sys::socket;
+use crate::sys::socket_file::{self, SocketPlace};
 
 /// Settings of the process that this system cannot provide.
 pub(super) fn settings(process: &ProcessSpec) -> Vec<Failure> {
@@ -45,6 +49,28 @@ pub(super) fn socket_groups<'a>(services: impl Iterator<Item = &'a ServiceSpec>)
     let unknown = groups.filter(|group| !control::is_group(&group.name));
     let text = |group: &Named| format!("--socket-group: unknown group {:?}", group.name);
     unknown.map(|group| failure(&group.typed, exit::BAD_DATA, &text(group))).collect()
+}
+
+/// Unix sockets that could not be made at their paths, whoever listens there now, and two lines for one path.
+pub(super) fn socket_paths(services: &[ServiceSpec]) -> Vec<Failure> {
+    let mut taken: HashMap<SocketPlace, UnixName> = HashMap::new();
+    let mut wrong = Vec::new();
+    for service in services {
+        let Some(name) = service.listen.ports.unix().filter(|name| !name.is_abstract()) else { continue };
+        match socket_file::place_of(name) {
+            Ok(place) => {
+                if let Some(other) = place.and_then(|place| taken.insert(place, name)) {
+                    let text = format!("{name} and {other} are the same path; give another one");
+                    wrong.push(failure(&service.listen.typed, exit::OS, &text));
+                }
+            }
+            Err((call, source)) => {
+                let error = ListenError { call, address: Box::new(name.into()), source };
+                wrong.push(Failure::at(&service.listen.typed, error.into()));
+            }
+        }
+    }
+    wrong
 }
 
 /// Programs of checks and events that cannot be run, each once for each word that names it.

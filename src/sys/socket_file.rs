@@ -7,7 +7,7 @@
 //! listens, and gets its final name last.
 
 use std::collections::hash_map::RandomState;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -26,7 +26,7 @@ use super::unix;
 use crate::spec::{LostSocket, SocketAccess, UnixName};
 
 /// Identifies a file, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketFileId {
     /// The device that holds the file.
     pub device: u64,
@@ -132,8 +132,7 @@ impl SocketFile {
         let Some(id) = self.id() else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "balance has not made the socket's file"));
         };
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, flags, Mode::empty())?;
+        let directory = open_directory(parent)?;
         permit(&directory, own, id, access).map_err(|(_, e)| e)
     }
 
@@ -195,15 +194,29 @@ pub(crate) fn listen(
     let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
         return Err(("bind", Errno::INVAL.into()));
     };
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let directory =
-        rustix::fs::open(parent, flags, Mode::empty()).map_err(|e| ("open", of_directory(e, parent)))?;
+    let directory = open_directory(parent).map_err(|e| ("open", of_directory(e, parent)))?;
     let turn = take_turn(&directory);
     if turn.is_some() {
         Workshop::sweep(&directory);
     }
     let before = occupant(&directory, own, &path).map_err(|e| ("bind", e))?;
-    let mut workshop = Workshop::make(&directory).map_err(|e| ("mkdir", e))?;
+    let mut workshop = match Workshop::make(&directory) {
+        Ok(workshop) => workshop,
+        Err(e) if is_full(&e) && is_closed_to_others(&directory) => {
+            let id = bind_in_place(socket, &directory, own, &path, before)?;
+            let file = SocketFile {
+                path: path.clone(),
+                id: Some(id),
+                is_foreign: false,
+                is_ours: AtomicBool::new(true),
+            };
+            let file = Arc::new(file);
+            permit(&directory, own, id, access)?;
+            rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
+            return Ok(file);
+        }
+        Err(e) => return Err(("mkdir", of_directory(e, parent))),
+    };
     let id = workshop.bind(socket, parent).map_err(|e| ("bind", e))?;
     permit(&workshop.directory, OsStr::new(MADE), id, access)?;
     rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
@@ -211,6 +224,87 @@ pub(crate) fn listen(
     drop(workshop);
     drop(turn);
     Ok(Arc::new(SocketFile { path, id: Some(id), is_foreign: false, is_ours: AtomicBool::new(true) }))
+}
+
+/// Where a path leads. Two paths of one socket have the same.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SocketPlace {
+    directory: SocketFileId,
+    /// The name in the directory.
+    own: OsString,
+}
+
+/// Finds out, without a trace and without asking who listens there, what [`listen`] would refuse at this path.
+/// `None`: this process may not look.
+///
+/// # Errors
+/// As of [`listen`].
+pub(crate) fn place_of(name: UnixName) -> Result<Option<SocketPlace>, (&'static str, io::Error)> {
+    let path = path_of(name);
+    let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
+        return Err(("bind", Errno::INVAL.into()));
+    };
+    let directory = match open_directory(parent) {
+        Ok(directory) => directory,
+        Err(Errno::ACCESS | Errno::PERM) => return Ok(None),
+        Err(e) => return Err(("open", of_directory(e, parent))),
+    };
+    match socket_at(&directory, own) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        known => known.map_err(|e| ("bind", e))?,
+    };
+    let stat = rustix::fs::fstat(&directory).map_err(|e| ("stat", e.into()))?;
+    Ok(Some(SocketPlace { directory: SocketFileId::from(&stat), own: own.to_owned() }))
+}
+
+/// The file at the path of a socket, whatever it is. `None`: there is none.
+pub(crate) fn at(name: UnixName) -> Option<SocketFileId> {
+    rustix::fs::lstat(path_of(name)).ok().map(|stat| SocketFileId::from(&stat))
+}
+
+/// Opens the directory of a socket. Who may make files in it need not be able to list them.
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags | OFlags::RDONLY, Mode::empty());
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if opened.as_ref().err() == Some(&Errno::ACCESS) {
+        return rustix::fs::open(path, flags | OFlags::PATH, Mode::empty());
+    }
+    opened
+}
+
+/// Does the file system have no room for another file?
+fn is_full(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::NOSPC | Errno::DQUOT))
+}
+
+/// Can only this user and root put files into the directory?
+fn is_closed_to_others(directory: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(directory) else { return false };
+    let is_ours = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    is_ours && !Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH)
+}
+
+/// Binds the socket at its path, for want of room for a [`Workshop`], in place of the stale file `dead`. Nobody
+/// else can put a file there: see [`is_closed_to_others`].
+fn bind_in_place(
+    socket: &OwnedFd,
+    directory: &OwnedFd,
+    own: &OsStr,
+    path: &Path,
+    dead: Option<SocketFileId>,
+) -> Result<SocketFileId, (&'static str, io::Error)> {
+    let id = || {
+        let stat = rustix::fs::statat(directory, own, AtFlags::SYMLINK_NOFOLLOW).ok().filter(is_socket);
+        stat.map(|stat| SocketFileId::from(&stat))
+    };
+    if dead.is_some() && id() == dead {
+        rustix::fs::unlinkat(directory, own, AtFlags::empty()).map_err(|e| ("unlink", e.into()))?;
+    }
+    let bind = || Ok(rustix::net::bind(socket, &SocketAddrUnix::new(path)?)?);
+    bind().map_err(|e: io::Error| ("bind", e))?;
+    id().ok_or_else(|| ("bind", Errno::NOENT.into()))
 }
 
 /// A private temporary directory for the socket until it has its permissions. In the final directory, other
@@ -327,8 +421,8 @@ fn open_own(parent: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
 }
 
 /// The error with the directory that it concerns.
-fn of_directory(error: Errno, directory: &Path) -> io::Error {
-    let error = io::Error::from(error);
+fn of_directory(error: impl Into<io::Error>, directory: &Path) -> io::Error {
+    let error = error.into();
     let text = error.to_string();
     let words = text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words);
     io::Error::new(
@@ -357,6 +451,18 @@ fn take_turn(directory: &OwnedFd) -> Option<OwnedFd> {
 /// # Errors
 /// The file must not be replaced, and why.
 fn occupant(directory: &OwnedFd, own: &OsStr, path: &Path) -> io::Result<Option<SocketFileId>> {
+    let Some(id) = socket_at(directory, own)? else { return Ok(None) };
+    match answers(path)? {
+        true => Err(Errno::ADDRINUSE.into()),
+        false => Ok(Some(id)),
+    }
+}
+
+/// The socket at this name. `None`: nothing is there.
+///
+/// # Errors
+/// It is something else, which is never replaced.
+fn socket_at(directory: &OwnedFd, own: &OsStr) -> io::Result<Option<SocketFileId>> {
     let stat = match rustix::fs::statat(directory, own, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
@@ -373,11 +479,7 @@ fn occupant(directory: &OwnedFd, own: &OsStr, path: &Path) -> io::Result<Option<
         FileType::RegularFile => return kept("a file"),
         _ => return kept("something that is no socket"),
     }
-    let id = SocketFileId::from(&stat);
-    match answers(path)? {
-        true => Err(Errno::ADDRINUSE.into()),
-        false => Ok(Some(id)),
-    }
+    Ok(Some(SocketFileId::from(&stat)))
 }
 
 /// Does anybody listen on this socket?

@@ -248,12 +248,47 @@ fn a_socket_is_taken_over_only_from_the_dead() {
 }
 
 #[test]
+fn whoever_has_the_path_gets_two_clients_at_most() {
+    let place = Place::new();
+    let other = UnixListener::bind(&place.path).expect("free");
+    other.set_nonblocking(true).expect("a listener");
+    let count = || std::iter::from_fn(|| other.accept().ok()).count();
+    let refused = Run::balance(&place.directory).args(["-f", &place.word(), "127.0.0.1:9"]).finish();
+    assert!(refused.code != 0 && refused.stderr.contains("Address already in use"), "{refused:?}");
+    let clients = count();
+    assert!((1..=2).contains(&clients), "{clients} clients");
+    let name = format!("unix:@balance-{}-{}", std::process::id(), unique());
+    let lines = place.directory.file("lines", &format!("a: {name} 127.0.0.1:9\n")).display().to_string();
+    let instance = Setup::on_socket(&name).start(["--file", &lines]);
+    place.directory.file("lines", &format!("a: {name} 127.0.0.1:9\n{} 127.0.0.1:9\n", place.word()));
+    instance.ctl("reload").code(78);
+    let clients = count();
+    assert!((1..=2).contains(&clients), "{clients} clients");
+    instance.terminate();
+}
+
+#[test]
+fn two_paths_of_one_socket_are_found_before_the_start() {
+    let place = Place::new();
+    symlink(place.directory.path(), place.directory.path().join("link")).expect("free");
+    for other in ["/x.sock", "/./x.sock", "/link/x.sock"] {
+        let other = format!("unix:{}/{other}", place.directory.path().display());
+        let file = place.directory.file("lines", &format!("{} a:1\n{other} a:1\n", place.word()));
+        let args = ["--check-only", "--file", &file.display().to_string()];
+        let refused = Run::balance(&place.directory).args(args).finish().code(78).stderr;
+        assert!(refused.contains(&format!("{other} and {} are the same path", place.word())), "{refused}");
+    }
+}
+
+#[test]
 fn what_is_no_socket_is_not_touched() {
     let place = Place::new();
     let directory = Directory::new();
     let refused = |socket: &str, words: &str| {
-        let refused = Run::balance(&directory).args(["-f", socket, "127.0.0.1:9"]).finish();
+        let [refused, foreseen] = ["-f", "--check-only"]
+            .map(|how| Run::balance(&directory).args([how, socket, "127.0.0.1:9"]).finish());
         assert!(refused.code != 0 && refused.stderr.contains(words), "{refused:?}");
+        assert_eq!((foreseen.code, &foreseen.stderr), (refused.code, &refused.stderr));
     };
     fs::write(&place.path, "precious").expect("our own");
     refused(&place.word(), "a file is there, which is not replaced");
@@ -307,7 +342,7 @@ fn a_path_as_long_as_the_kernel_takes_can_be_had() {
 
 #[test]
 fn a_directory_that_is_closed_or_full_is_told() {
-    if !needs_root("another user and a file system") {
+    if needs_root("another user and a file system") {
         return;
     }
     let place = Place::new();
@@ -324,13 +359,69 @@ fn a_directory_that_is_closed_or_full_is_told() {
         ])
         .finish();
     assert!(closed.code != 0 && closed.stderr.contains("Permission denied"), "{closed:?}");
+    let directory = place.directory.path().display();
+    let why = format!("Permission denied: the directory {directory} (");
+    assert!(closed.stderr.contains(&why), "{closed:?}");
     // A file system with no room for another name.
-    let full = format!(
-        "mount -t tmpfs -o nr_inodes=2 none {0}; touch {0}/x; exec {BALANCE} -f unix:{0}/y 127.0.0.1:9",
-        place.directory.path().display()
+    for (mode, call) in [("755", "bind()"), ("1777", "mkdir()")] {
+        let full = format!(
+            "mount -t tmpfs -o nr_inodes=2,mode={mode} none {directory}; touch {directory}/x; exec {BALANCE} -f unix:{directory}/y 127.0.0.1:9",
+        );
+        let full = Run::new("unshare").args(["-m", "sh", "-ec", &full]).finish();
+        let why = format!("{call}: No space left on device");
+        assert!(full.code != 0 && full.stderr.contains(&why), "{full:?}");
+    }
+}
+
+/// What `kill -9` has left is replaced, though there is no room for a directory and a socket beside it.
+#[test]
+fn a_stale_socket_is_replaced_where_nothing_else_fits() {
+    if needs_root("a file system") {
+        return;
+    }
+    let place = Place::new();
+    let directory = place.directory.path().join("full");
+    fs::create_dir(&directory).expect("our own");
+    let path = directory.join("x");
+    let prefix = format!(
+        "mount -t tmpfs -o nr_inodes=3,mode=755 none {0}; {BALANCE} -f unix:{0}/x 127.0.0.1:9 & \
+         while ! [ -S {0}/x ]; do sleep 0.02; done; kill -9 $!; wait $! || true; touch {0}/y;",
+        directory.display()
     );
-    let full = Run::new("unshare").args(["-m", "sh", "-ec", &full]).finish();
-    assert!(full.code != 0 && full.stderr.contains("No space left on device"), "{full:?}");
+    let server = Server::named("a");
+    let instance = Setup::on_socket(&word(&path)).mounting(&prefix).start([
+        "--socket-mode",
+        "606",
+        "PORT",
+        &server.addr.to_string(),
+    ]);
+    let inside = PathBuf::from(format!("/proc/{}/root{}", instance.pid(), path.display()));
+    let mode = fs::symlink_metadata(&inside).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o606);
+    assert_eq!(named(&mut UnixStream::connect(&inside).expect("it listens")), 'a');
+    instance.ctl("ready").code(0);
+    instance.terminate();
+}
+
+/// Who may make a file in a directory need not be able to list it.
+#[test]
+fn a_directory_that_cannot_be_read_is_no_obstacle() {
+    if needs_root("--user") {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.directory.path(), fs::Permissions::from_mode(0o733)).expect("our own");
+    drop(UnixListener::bind(&place.path).expect("free"));
+    chown(&place.path, Some(65_534), Some(65_534)).expect("root may");
+    let server = Server::named("a");
+    let options = ["--user", "nobody", "--socket-mode", "606", "PORT", &server.addr.to_string()];
+    let instance = Setup::on_socket(&place.word()).start(options);
+    assert_eq!((place.mode(), place.served_by(1)), (0o606, "a".to_owned()));
+    fs::set_permissions(&place.path, fs::Permissions::from_mode(0o640)).expect("root may");
+    instance.ctl("reload").code(0);
+    assert_eq!(place.mode(), 0o606);
+    instance.terminate();
+    assert!(place.names().iter().all(|name| !name.contains("x.sock")));
 }
 
 #[test]
@@ -495,6 +586,32 @@ fn a_socket_whose_file_was_removed_is_not_served_twice_and_is_made_anew() {
     assert!(place.names().is_empty());
 }
 
+/// As long as the file cannot be made, no other process takes over.
+#[test]
+fn a_file_that_could_not_be_made_is_made_by_a_later_upgrade() {
+    let place = Place::new();
+    let (at, aside) = (place.directory.path().join("at"), place.directory.path().join("aside"));
+    fs::create_dir(&at).expect("our own directory");
+    let path = at.join("x");
+    let server = Server::named("a");
+    let mut instance = Setup::on_socket(&word(&path)).start(["PORT", &server.addr.to_string()]);
+    let refused = |words: &str| {
+        let refused = instance.ctl("upgrade").code(69).stdout;
+        assert!(refused.contains(words), "{refused}");
+    };
+    fs::rename(&at, &aside).expect("our own directory");
+    refused("No such file or directory");
+    fs::rename(&aside, &at).expect("our own directory");
+    fs::remove_file(&path).expect("our own directory");
+    fs::write(&path, "a file").expect("our own directory");
+    refused("a file is there, which is not replaced");
+    fs::remove_file(&path).expect("our own directory");
+    instance.upgrade();
+    assert_eq!(named(&mut UnixStream::connect(&path).expect("it listens")), 'a');
+    instance.terminate();
+    assert!(!path.exists());
+}
+
 #[test]
 fn a_socket_whose_file_is_gone_is_told_and_a_reload_makes_it_anew() {
     let place = Place::new();
@@ -599,11 +716,9 @@ fn permissions_that_cannot_be_had_are_told_and_not_saved() {
     let instance = Setup::on_socket(&place.word()).start(["--user", "nobody", "--file", &file]);
     write("--socket-mode 606 --socket-group root");
     for _ in 0..2 {
-        let told = instance.ctl("reload").code(0).stdout;
-        assert!(
-            told.contains("the socket's permissions stay as they are: Operation not permitted"),
-            "{told}"
-        );
+        let told = instance.ctl("reload").code(78).stdout;
+        let why = "the socket's permissions stay as they are: Operation not permitted";
+        assert!(told.contains(why) && told.contains("not everything is as the files say"), "{told}");
         let group = fs::symlink_metadata(&place.path).expect("there").gid();
         assert_eq!((place.mode(), group), (0o600, NOBODY));
         let saved = instance.ctl("save").code(0).stdout;
@@ -743,6 +858,7 @@ fn options_for_ports_and_addresses_are_refused() {
         (&["--refuse-when-down"], "--refuse-when-down is for TCP ports"),
         (&["--freebind"], "--freebind is for TCP ports"),
         (&["--allow", "10.0.0.0/8"], "--allow goes by the addresses of clients"),
+        (&["--accept-proxy", "1.2.3.4"], "--accept-proxy names nobody who can connect here"),
         (&["--socket-mode", "9"], "--socket-mode '9' is not a mode"),
         (&["--socket-mode", "77"], "--socket-mode '77' is not a mode"),
         (&["--socket-mode", "1777"], "--socket-mode '1777' is not a mode"),
@@ -757,10 +873,19 @@ fn options_for_ports_and_addresses_are_refused() {
     let refused =
         Run::balance(&directory).args(["--check-only", "--socket-mode", "600", "80", "a:1"]).finish();
     assert!(refused.stderr.contains("--socket-mode is for a service that listens on the socket of a path"));
+    let refused =
+        Run::balance(&directory).args(["--check-only", "--accept-proxy", "unix", "80", "a:1"]).finish();
+    assert!(refused.stderr.contains("--accept-proxy names nobody who can connect here"), "{refused:?}");
+    for senders in ["any", "1.2.3.4,unix"] {
+        for port in ["80", "unix:/run/x.sock"] {
+            let args = ["--check-only", "--accept-proxy", senders, port, "127.0.0.1:1"];
+            Run::balance(&directory).args(args).finish().code(0);
+        }
+    }
     // What is said for all lines is for those that it fits.
     let file = directory.file(
         "lines",
-        "* -b 127.0.0.1 --socket-mode 600 --allow 10.0.0.0/8\n80 127.0.0.1:1\nunix:/run/x.sock 127.0.0.1:1\n",
+        "* -b 127.0.0.1 --socket-mode 600 --accept-proxy 10.0.0.5 --allow 10.0.0.0/8\n80 127.0.0.1:1\nunix:/run/x.sock 127.0.0.1:1\n",
     );
     Run::balance(&directory).args(["--check-only", "--file", &file.display().to_string()]).finish().code(0);
 }

@@ -256,7 +256,9 @@ impl Roster {
             if is_elsewhere && was.sources == spec.sources {
                 told.push("connections come from another address, by its name".to_owned());
             }
-            self.set_options(member, &spec, sources, &mut told);
+            let missed = self.set_options(member, &spec, sources, &mut told);
+            let label = member.label();
+            changes.missed.extend(missed.into_iter().map(|what| format!("{label}: {what}")));
         }
         let table = &member.served.parts.table;
         told.extend(set_lists(table, found.lists));
@@ -322,13 +324,15 @@ impl Roster {
         }
     }
 
+    /// Sets the options. Returns what could not be set.
     fn set_options(
         &self,
         member: &mut RosterEntry,
         spec: &ServiceSpec,
         sources: Sources,
         told: &mut Vec<String>,
-    ) {
+    ) -> Vec<String> {
+        let mut missed = Vec::new();
         let Tools { minder, names, clock, workers, seed, .. } = &self.tools;
         let is_other_access = !has_access(&member.served, spec);
         let Served { parts, listeners, running, alarm, names: residence, log } = &mut member.served;
@@ -345,7 +349,7 @@ impl Roster {
                 Ok(()) => {}
                 Err(e) => {
                     told.retain(|line| !line.starts_with("--socket-"));
-                    told.push(format!("the socket's permissions stay as they are: {e}"));
+                    missed.push(format!("the socket's permissions stay as they are: {e}"));
                 }
             }
         }
@@ -355,12 +359,13 @@ impl Roster {
         parts.table.lock_at(clock.now()).set_rules(parts.rules(*workers, *seed));
         let mut set = listeners.iter().map(|listener| listener.set_keepalive(spec.client_keepalive));
         if let Some(Err(e)) = set.find(Result::is_err) {
-            told.push(format!("keepalive of new clients stays as it was: {e}"));
+            missed.push(format!("keepalive of new clients stays as it was: {e}"));
         }
         parts.limit_clients(&self.tools.rates);
         running.change(parts.options());
         minder.change(alarm, parts.ward(log, running, residence));
         names.mind(residence, parts.resident(log, running, alarm));
+        missed
     }
 }
 
