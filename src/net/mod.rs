@@ -3,7 +3,7 @@
 //! One worker per core, each with a poller and connections of its own; they share the services (listeners,
 //! tables) and nothing else. Reading order: `worker` accepts clients and owns their connections, `dial`
 //! follows the table's route (`failure` says why an attempt failed), `sockets` moves what the relay decides,
-//! `routes` says which groups serve a client, `shared` is what workers share and send to each other,
+//! `routes` says which groups serve a client, `hearing` how much is kept of what clients say first, `shared` is what workers share and send to each other,
 //! [`server`] starts and stops everything, `taps` are readers of a connection's bytes, `departure` lets
 //! connections go to another process and takes them from one. `busy_poll` says when a worker polls for events
 //! instead of sleeping.
@@ -16,6 +16,7 @@ mod departure;
 mod dial;
 mod failure;
 mod foreign;
+mod hearing;
 #[cfg_attr(
     any(not(target_os = "linux"), portable),
     allow(dead_code, reason = "the simulator of a worker is for Linux")

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::changed::Changed;
 use super::dial::Dialer;
+use super::hearing::KeptGreetings;
 use super::routes::Routes;
 use crate::observe::Log;
 use crate::sched::{ChannelKey, End, Gate, SharedTable};
@@ -126,43 +127,8 @@ pub(super) struct Service {
     /// What happened to those clients meanwhile. `None`: none are to come.
     fates: Mutex<Option<Fates>>,
     phase: AtomicU8,
-    /// Bytes kept of clients whose greeting is not complete.
-    unheard_bytes: AtomicUsize,
-}
-
-/// Maximum number of bytes kept of clients whose greeting is not complete; further bytes wait in the kernel.
-/// It is enough for a thousand greetings of maximum length.
-const UNHEARD_MOST: usize = 64 * 1024 * 1024;
-
-/// The bytes kept of one client's greeting, counted at its service until this is dropped.
-#[derive(Debug)]
-pub(super) struct Hearing {
-    service: Arc<Service>,
-    bytes: usize,
-}
-
-impl Hearing {
-    pub(super) fn of(service: &Arc<Service>) -> Self {
-        Self { service: Arc::clone(service), bytes: 0 }
-    }
-
-    /// Is there room for `more` bytes?
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        self.service.unheard_bytes.load(Ordering::Relaxed) + more <= UNHEARD_MOST
-    }
-
-    /// Sets how many bytes are kept now.
-    pub(super) fn keep(&mut self, bytes: usize) {
-        let all = &self.service.unheard_bytes;
-        all.fetch_add(bytes, Ordering::Relaxed);
-        all.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Hearing {
-    fn drop(&mut self) {
-        self.service.unheard_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    /// What is kept of clients whose greeting is not complete.
+    pub(super) kept_greetings: KeptGreetings,
 }
 
 impl Service {
@@ -181,7 +147,7 @@ impl Service {
             elsewhere: AtomicUsize::new(0),
             fates: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
-            unheard_bytes: AtomicUsize::new(0),
+            kept_greetings: KeptGreetings::default(),
         }
     }
 

@@ -215,6 +215,14 @@ pub enum Event {
         /// Why that one was refused.
         reason: End,
     },
+    /// There is no room for the first bytes of a client, since too much of others, or of its own, is not
+    /// complete. Anyone can cause this as often as they like, so it is logged at most once a minute.
+    GreetingsFull {
+        /// A client whose bytes wait.
+        last: ClientSource,
+        /// Which limit is reached.
+        cause: String,
+    },
     /// A connect to a channel failed; the next channel is tried for the client.
     ChannelFailed {
         /// The channel.
@@ -375,6 +383,7 @@ impl Event {
                 Severity::Error
             }
             Self::DialFailed { .. }
+            | Self::GreetingsFull { .. }
             | Self::NoRendezvous { .. }
             | Self::DumpStopped { .. }
             | Self::WrongToken { .. }
@@ -436,6 +445,7 @@ impl Event {
             Self::Welcoming => "welcoming",
             Self::MaxConnections { .. } => "max_connections",
             Self::ClientsRefused { .. } => "clients_refused",
+            Self::GreetingsFull { .. } => "greetings_full",
             Self::ChannelFailed { .. } => "channel_failed",
             Self::DialFailed { .. } => "dial_failed",
             Self::ClientLost { .. } => "client_lost",
@@ -507,6 +517,10 @@ impl fmt::Display for Event {
             Self::ClientsRefused { clients, last, reason } => {
                 let last = last.ip().map_or_else(|| last.to_string(), |ip| ip.to_string());
                 write!(f, " clients={clients} last={last} reason={}", Quoted(&reason.to_string()))
+            }
+            Self::GreetingsFull { last, cause } => {
+                let last = last.ip().map_or_else(|| last.to_string(), |ip| ip.to_string());
+                write!(f, " last={last} cause={}", Quoted(cause))
             }
             Self::ChannelFailed { channel, address, cause }
             | Self::Ejected { channel, address, cause }

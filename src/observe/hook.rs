@@ -387,6 +387,7 @@ mod tests {
                 last: address.into(),
                 reason: crate::sched::End::Refused(crate::sched::Rule::Denied),
             },
+            Event::GreetingsFull { last: address.into(), cause: text() },
             Event::DialFailed { channel, cause: text() },
             Event::Commanded { by: crate::observe::Commander::Uid(0), command: text() },
             Event::Commanded { by: crate::observe::Commander::Http(address.ip()), command: text() },

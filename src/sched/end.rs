@@ -69,7 +69,7 @@ pub enum OwnFault {
 
 impl End {
     /// All ends.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::ClientClosed,
         Self::ChannelClosed,
         Self::ClientReset,
@@ -103,6 +103,7 @@ impl End {
         Self::Lost(Loss::GreetingTimeout),
         Self::Lost(Loss::NotServed),
         Self::Lost(Loss::NoTls),
+        Self::Lost(Loss::GreetingsFull),
         Self::Refused(Rule::Denied),
         Self::Refused(Rule::ClientMax),
         Self::Refused(Rule::ClientRate),

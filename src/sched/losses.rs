@@ -45,6 +45,8 @@ pub enum Loss {
     NotServed,
     /// Its channel does not speak TLS, which the client was promised.
     NoTls,
+    /// There was no room for its first bytes: too many of others, or of its own, were not complete.
+    GreetingsFull,
 }
 
 /// What is wrong with the first bytes of a client.
@@ -60,7 +62,7 @@ pub enum BadGreeting {
 
 impl Loss {
     /// All reasons.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoChannel(NoChannel::Empty),
         Self::NoChannel(NoChannel::Disabled),
         Self::NoChannel(NoChannel::Down),
@@ -77,6 +79,7 @@ impl Loss {
         Self::GreetingTimeout,
         Self::NotServed,
         Self::NoTls,
+        Self::GreetingsFull,
     ];
 
     pub(super) fn index(self) -> usize {
@@ -91,6 +94,7 @@ impl Loss {
             Self::GreetingTimeout => 13,
             Self::NotServed => 14,
             Self::NoTls => 15,
+            Self::GreetingsFull => 16,
         }
     }
 }
@@ -114,6 +118,7 @@ impl fmt::Display for Loss {
             Self::GreetingTimeout => "greeting timeout",
             Self::NotServed => "unknown name",
             Self::NoTls => "channel without TLS",
+            Self::GreetingsFull => "greetings full",
         })
     }
 }

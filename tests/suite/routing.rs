@@ -273,6 +273,71 @@ fn names_go_on_in_another_process() {
     named.end();
 }
 
+/// A message for this name that is much longer than usual.
+fn long_hello(name: &str) -> Vec<u8> {
+    let short = hello(Some(name), None, usize::MAX);
+    let body = &short[5 + 4..];
+    let (fixed, extensions) = (&body[..2 + 32 + 1 + 4 + 2], &body[2 + 32 + 1 + 4 + 4..]);
+    let padding = [&[0, 21][..], &50_000_u16.to_be_bytes(), &[0; 50_000]].concat();
+    let extensions = [&padding, extensions].concat();
+    let length = u16::try_from(extensions.len()).expect("it is short").to_be_bytes();
+    let body = [fixed, &length, &extensions].concat();
+    let length = u32::try_from(body.len()).expect("it is short").to_be_bytes();
+    let message = [&[1][..], &length[1..], &body].concat();
+    let head = |part: &[u8]| u16::try_from(part.len()).expect("it is short").to_be_bytes();
+    message.chunks(16_384).flat_map(|part| [&[22, 3, 1][..], &head(part), part].concat()).collect()
+}
+
+#[test]
+fn long_first_messages_that_never_end_keep_nobody_else_out() {
+    let (a, b) = (tells_its_name("a"), tells_its_name("b"));
+    let listen = own_address();
+    let line = |time: &str| {
+        format!("-b {} --greeting-timeout {time} {} @x.x {a} @ {b}\n", listen.ip(), listen.port())
+    };
+    let setup = Setup::binding(listen);
+    let file = setup.directory().file("services", &line("5m"));
+    let instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    let come = |from: [u8; 4], said: &[u8]| {
+        let mut client = Client::connect_from(from, listen);
+        client.send(said);
+        client
+    };
+    let name = |from, said: &[u8]| name_of(&mut come(from, said), said);
+    let (short, long) = (hello(Some("x.x"), None, 16_384), long_hello("x.x"));
+    assert_eq!(name([127, 0, 0, 1], &long), "a");
+    let never_end: Vec<Client> = (0..170).map(|_| come([127, 0, 0, 1], &long[..long.len() - 1])).collect();
+    let told = || instance.told("greetings_full");
+    eventually("all room of one client is used", || (!told().is_empty()).then_some(()));
+    assert!(
+        told()[0].ends_with("last=127.0.0.1 cause=\"8 MiB of unfinished first messages of this client\""),
+        "{:?}",
+        told()
+    );
+    // Short ones of the same client, and long ones of another.
+    assert_eq!(name([127, 0, 0, 1], &short), "a");
+    assert_eq!(name([127, 0, 0, 2], &long), "a");
+    assert_eq!(instance.losses(), "");
+    // A long one that has no room in time is not sent to the others.
+    instance.directory.file("services", &line("300ms"));
+    instance.ctl("reload").code(0);
+    assert_eq!(come([127, 0, 0, 1], &long).ending(), Received::Reset);
+    eventually("it is counted", || (instance.losses() == "1 (greetings full 1)").then_some(()));
+    let doctor = instance.ctl("doctor").stdout;
+    assert!(
+        doctor.contains("1 client got no channel, since there was no memory left for the first bytes"),
+        "{doctor}"
+    );
+    assert_eq!(told().len(), 1, "at most once a minute");
+    drop(never_end);
+    eventually("its room is free again", || {
+        let mut client = come([127, 0, 0, 1], &long);
+        let mut first = [0];
+        client.0.read(&mut first).is_ok_and(|got| got == 1).then_some(())
+    });
+    instance.end();
+}
+
 #[test]
 fn names_are_saved_and_a_reload_changes_them() {
     let (a, b) = (tells_its_name("a"), tells_its_name("b"));

@@ -28,6 +28,7 @@ pub(super) const EXAMS: &[Exam] = &[
     exam("circles", of_service::circles),
     exam("lists", of_service::lists),
     exam("full", of_service::full),
+    exam("greetings", of_service::greetings),
     exam("limit", of_service::limit),
     exam("keepalive", of_service::keepalive),
     exam("descriptors", of_process::descriptors),

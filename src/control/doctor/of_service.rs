@@ -54,12 +54,18 @@ fn why_unusable(channel: &ChannelSnapshot) -> Option<String> {
     Some(format!("channel {} ({}) {state}", channel.id.index(), shown_address(channel)))
 }
 
-fn unusable(group: &GroupSnapshot) -> Vec<String> {
-    group.channels.iter().filter(|one| !one.retires).filter_map(why_unusable).collect()
+/// The channels of a group without those that were removed and still have connections.
+fn present(group: &GroupSnapshot) -> impl Iterator<Item = &ChannelSnapshot> {
+    group.channels.iter().filter(|one| !one.retires)
 }
 
+fn unusable(group: &GroupSnapshot) -> Vec<String> {
+    present(group).filter_map(why_unusable).collect()
+}
+
+/// Is there a channel, but none that gets clients?
 fn is_dead(group: &GroupSnapshot) -> bool {
-    !group.channels.is_empty() && !group.channels.iter().any(ChannelSnapshot::is_up)
+    present(group).next().is_some() && !present(group).any(ChannelSnapshot::is_up)
 }
 
 /// The command for a group. For group 0, which is current at the beginning, no `group` is needed.
@@ -72,7 +78,7 @@ fn in_group(group: &GroupSnapshot, command: &str) -> String {
 
 /// The command that makes one unusable channel of the group usable.
 fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
-    let has = |wanted: fn(&ChannelSnapshot) -> bool| group.channels.iter().find(|one| wanted(one));
+    let has = |wanted: fn(&ChannelSnapshot) -> bool| present(group).find(|one| wanted(one));
     let is_off = |one: &ChannelSnapshot| one.state != AdminState::Enabled;
     let has_no_weight = |one: &ChannelSnapshot| one.weight == Weight::ZERO;
     if let Some(channel) = has(is_off) {
@@ -87,7 +93,7 @@ fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
 pub(super) fn groups(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in case.serving() {
-        let groups = || service.table.groups.iter().filter(|group| !group.channels.is_empty());
+        let groups = || service.table.groups.iter().filter(|group| present(group).next().is_some());
         let is_served = groups().any(|group| !is_dead(group));
         if groups().next().is_none() {
             let found = Finding::broken(
@@ -99,10 +105,8 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
         }
         // With --fail-open, clients go to these channels whatever their health; not to those that are
         // disabled or have no weight.
-        let may_take = |one: &ChannelSnapshot| {
-            one.state == AdminState::Enabled && one.weight != Weight::ZERO && !one.retires
-        };
-        let may_fail_open = groups().any(|group| group.channels.iter().any(may_take));
+        let may_take = |one: &ChannelSnapshot| one.state == AdminState::Enabled && one.weight != Weight::ZERO;
+        let may_fail_open = groups().any(|group| present(group).any(may_take));
         let last = groups().next_back().map(|group| group.id);
         for group in groups().filter(|group| is_dead(group)) {
             let is_last = Some(group.id) == last;
@@ -146,18 +150,18 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
 pub(super) fn channels(case: &Case) -> Vec<Finding> {
     let is_out = |one: &&ChannelSnapshot| {
         let is_down = matches!(one.health.state, HealthState::Ejected | HealthState::Down);
-        one.state == AdminState::Enabled && is_down && !one.retires
+        one.state == AdminState::Enabled && is_down
     };
     let mut findings = Vec::new();
     for service in case.serving() {
         for group in service.table.groups.iter().filter(|group| !is_dead(group)) {
-            let out: Vec<String> = group.channels.iter().filter(is_out).filter_map(why_unusable).collect();
+            let out: Vec<String> = present(group).filter(is_out).filter_map(why_unusable).collect();
             if !out.is_empty() {
                 let found = Finding::advice(
                     format!(
                         "{} of {} in group {} cannot be used: {}",
                         out.len(),
-                        counted(group.channels.len(), "channel"),
+                        counted(present(group).count(), "channel"),
                         group.id.index(),
                         some(out.into_iter())
                     ),
@@ -166,7 +170,7 @@ pub(super) fn channels(case: &Case) -> Vec<Finding> {
                 );
                 findings.push(found.of(&service.label));
             }
-            let partly = group.channels.iter().filter(|one| one.is_up() && !one.addresses_out.is_empty());
+            let partly = present(group).filter(|one| one.is_up() && !one.addresses_out.is_empty());
             for one in partly {
                 let (address, why) = &one.addresses_out[0];
                 let found = Finding::advice(
@@ -191,7 +195,7 @@ pub(super) fn slow_connects(case: &Case) -> Vec<Finding> {
     let mut findings = Vec::new();
     for service in case.serving() {
         for group in &service.table.groups {
-            for channel in group.channels.iter().filter(|one| !one.retires) {
+            for channel in present(group) {
                 let Some(slow) = channel.connect_p99.filter(|&time| time >= ASKED_AGAIN) else { continue };
                 let found = Finding::advice(
                     format!(
@@ -309,6 +313,26 @@ pub(super) fn full(case: &Case) -> Vec<Finding> {
         }
     }
     findings
+}
+
+pub(super) fn greetings(case: &Case) -> Vec<Finding> {
+    let look = |service: &ServiceSigns| {
+        let losses = &service.table.losses;
+        let &(_, clients) = losses.iter().find(|(why, _)| *why == Loss::GreetingsFull)?;
+        let found = Finding::advice(
+            format!(
+                "{} got no channel, since there was no memory left for the first bytes of a client",
+                counted(clients, "client")
+            ),
+            "clients send long first messages and do not finish them; the number is since the start or the last reset",
+            format!(
+                "{} names one in each greetings_full; deny ADDRESS keeps one out, --client-max limits all",
+                service.command("events")
+            ),
+        );
+        Some(found.of(&service.label))
+    };
+    case.serving().filter_map(look).collect()
 }
 
 pub(super) fn limit(case: &Case) -> Vec<Finding> {

@@ -15,7 +15,9 @@ use super::kernel::{KernelSigns, ListenerSign};
 use super::signs::{AccessSign, Case, ClockSigns, NameSign, ProcessSigns, ServiceSigns};
 use crate::config::{Word, read_line};
 use crate::control::scratch::Scratch;
-use crate::sched::{AdminState, ChannelId, ChannelKey, GroupId, Rules, Table, Weight};
+use crate::sched::{
+    AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, GroupRange, Loss, Route, Rules, Table, Weight,
+};
 use crate::spec::LostSocket;
 
 /// The files of a host without any finding.
@@ -436,6 +438,30 @@ fn where_clients_of_a_dead_group_go_depends_on_whether_there_is_a_next_one() {
     }
     case.services[0].table = table.snapshot();
     one(&case, "groups", Gravity::Advice, "Why: clients go to the next group. Do:");
+}
+
+#[test]
+fn a_group_that_was_removed_is_no_problem_while_a_connection_of_it_lives() {
+    let mut case = case(host(&[]));
+    let mut table = Table::new(Rules::CLASSIC);
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let second = GroupId::new(1).expect("small");
+    for group in [GroupId::FIRST, second] {
+        table.create(group, address.into(), None, AdminState::Enabled).expect("a slot");
+    }
+    let within = GroupRange::new(1, None).expect("a range");
+    let lease = table.next(&mut Route::past(ClientAddr::from(address.ip()), within, &[])).expect("it is up");
+    let _ = table.retire(lease.key());
+    case.services[0].table = table.snapshot();
+    assert_eq!(case.services[0].table.groups.len(), 2, "the connection of it lives");
+    assert_eq!(diagnose(&case).findings, []);
+}
+
+#[test]
+fn first_bytes_that_had_no_room_are_told() {
+    let mut case = case(host(&[]));
+    case.services[0].table.losses = vec![(Loss::GreetingsFull, 2)];
+    one(&case, "greetings", Gravity::Advice, "2 clients got no channel, since there was no memory left");
 }
 
 #[test]

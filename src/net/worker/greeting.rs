@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use super::unheard::Unheard;
 use super::{RESET, STARVED_MS, Stage, Worker, millis};
 use crate::net::planted::{self, Bug};
+use crate::observe::Event;
 use crate::sched::{BadGreeting, End, GroupRange, Loss};
 use crate::spec::{ClientSource, StartTls};
 use crate::sys::fault::is_exhausted;
@@ -39,7 +40,7 @@ impl<P: Readiness> Worker<P> {
         let until = self.now.saturating_add(millis(options.greeting_timeout).max(1));
         drop(options);
         if let Some(connection) = self.connections.get_mut(key) {
-            let unheard = Unheard::new(&connection.service, wants, until, Vec::new());
+            let unheard = Unheard::new(&connection.service, seen, wants, until, Vec::new());
             connection.stage = Stage::Greeting(Box::new(unheard));
         }
         self.set_deadline(key, Some(until));
@@ -65,11 +66,19 @@ impl<P: Readiness> Worker<P> {
                     Err(why) => return self.close(key, RESET, End::Lost(Loss::BadGreeting(why.into()))),
                 }
             }
-            let room = unheard.reader.room().min(self.scratch.len());
-            if !unheard.hearing.has_room(room) {
+            let wanted = unheard.reader.room().min(self.scratch.len());
+            let room = match unheard.hearing.may_read(unheard.reader.bytes().len(), wanted) {
+                Ok(room) => room,
                 // The kernel keeps the bytes meanwhile.
-                return self.hear_later(key);
-            }
+                Err(cause) if socket::unread(&connection.client) > 0 => {
+                    return self.starve_greeting(key, cause);
+                }
+                // Nothing has to be kept of an end, which may make room.
+                Err(_) => {
+                    unheard.hearing.is_starved = false;
+                    1
+                }
+            };
             let error = match socket::read(&connection.client, &mut self.scratch[..room]) {
                 Ok(0) => return self.fell_silent(key),
                 Ok(n) => {
@@ -79,6 +88,9 @@ impl<P: Readiness> Worker<P> {
                         connection.announce(header.into());
                         // It was let in before it was known which client it announces.
                         let client = connection.client_source();
+                        if let Stage::Greeting(unheard) = &mut connection.stage {
+                            unheard.hearing.belongs_to(client);
+                        }
                         if let Err(rule) = connection.service.let_in(client) {
                             let service = Arc::clone(&connection.service);
                             self.close(key, RESET, End::Refused(rule));
@@ -99,6 +111,17 @@ impl<P: Readiness> Worker<P> {
                 _ => self.close(key, RESET, End::ClientReset),
             };
         }
+    }
+
+    /// There is no room for what a client sends first.
+    fn starve_greeting(&mut self, key: usize, cause: &str) {
+        if let Some(connection) = self.connections.get(key) {
+            let (service, last) = (&connection.service, connection.client_source());
+            if service.kept_greetings.is_to_be_told(self.shared.clock.now()) {
+                service.log.tell(&Event::GreetingsFull { last, cause: cause.to_owned() });
+            }
+        }
+        self.hear_later(key);
     }
 
     /// No event reports when to try again.
@@ -131,6 +154,10 @@ impl<P: Readiness> Worker<P> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Stage::Greeting(unheard) = &mut connection.stage else { return };
         if unheard.until <= self.now {
+            // What it asks for may stand in the bytes that had no room: no server is the right one.
+            if unheard.hearing.is_starved {
+                return self.close(key, RESET, End::Lost(Loss::GreetingsFull));
+            }
             return match unheard.reader.give_up() {
                 // The client waits for its server to speak first, or its server will tell it what is missing.
                 Some(greeted) => self.heard(key, greeted),

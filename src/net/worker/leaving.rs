@@ -282,6 +282,10 @@ impl<P: Readiness> Worker<P> {
                 Ok(relay)
             }
         };
+        let announced: Option<Box<SaidByProxy>> =
+            record.announced.as_deref().map(|said| Box::new(said.into()));
+        let claimed = announced.as_ref().and_then(|said| said.claim);
+        let peers = Peers { seen: record.client, claimed };
         let (begin, stage, relay) = match (&record.stage, server, slot, relay) {
             (StageRecord::Relaying(_), Some(server), Some(slot), Ok(relay))
                 if !self.shared.ends.load(Ordering::Relaxed) =>
@@ -300,7 +304,7 @@ impl<P: Readiness> Worker<P> {
                     (false, false) => TlsRequest::Never,
                 };
                 let wants = Wants { header: unheard.header, hello: unheard.hello, tls };
-                let unheard = Unheard::new(&guest, wants, until, bytes);
+                let unheard = Unheard::new(&guest, peers.client(), wants, until, bytes);
                 (Begin::Unheard, Stage::Greeting(Box::new(unheard)), relay)
             }
             // The record was checked before; or the process ends.
@@ -314,10 +318,6 @@ impl<P: Readiness> Worker<P> {
             .expires_in
             .map_or(NEVER, |left| self.now.saturating_add(millis(left.saturating_sub(away))));
         let is_known = guest.log.is_debug() && !record.client.is_unknown();
-        let announced: Option<Box<SaidByProxy>> =
-            record.announced.as_deref().map(|said| Box::new(said.into()));
-        let claimed = announced.as_ref().and_then(|said| said.claim);
-        let peers = Peers { seen: record.client, claimed };
         let rare = Rare {
             address: is_known.then_some(record.client),
             announced,

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use crate::handover::connection::AnnouncedRecord;
-use crate::net::service::{Hearing, Service};
-use crate::sched::{Announced, BadGreeting};
+use crate::net::hearing::Hearing;
+use crate::net::service::Service;
+use crate::sched::{Announced, BadGreeting, ClientSource};
 use crate::wire::greeting::{GreetingError, GreetingReader, Introduced, Wants};
 
 /// A client whose greeting is not complete.
@@ -19,8 +20,14 @@ pub(super) struct Unheard {
 }
 
 impl Unheard {
-    pub(super) fn new(service: &Arc<Service>, wants: Wants, until: u64, said: Vec<u8>) -> Self {
-        let mut hearing = Hearing::of(service);
+    pub(super) fn new(
+        service: &Arc<Service>,
+        client: ClientSource,
+        wants: Wants,
+        until: u64,
+        said: Vec<u8>,
+    ) -> Self {
+        let mut hearing = Hearing::of(service, client);
         hearing.keep(said.len());
         Self { reader: GreetingReader::new(wants, said), until, hearing }
     }

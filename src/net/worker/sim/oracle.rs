@@ -214,7 +214,7 @@ impl World {
             End::Lost(Loss::QueueTimeout | Loss::PauseTimeout) => false,
             End::Lost(Loss::BadGreeting(BadGreeting::CutShort)) => !has_left && !is_troubled,
             End::Lost(Loss::NotServed) => !is_not_served,
-            End::Lost(Loss::BadGreeting(_) | Loss::NoTls) => true,
+            End::Lost(Loss::BadGreeting(_) | Loss::NoTls | Loss::GreetingsFull) => true,
             End::Lost(Loss::GreetingTimeout) => options.accept_proxy.is_none(),
         };
         if needless {

@@ -1,0 +1,136 @@
+//! How many bytes of unfinished greetings a service keeps, and how many of them each client has.
+//!
+//! Knows: the limits, who has how much. Never: sockets, what the bytes mean.
+//!
+//! A small greeting has room whatever others do. So a client that fills the memory with big ones that never
+//! end keeps out neither those who say little, as nearly everybody does, nor big greetings of others.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::service::Service;
+use crate::sched::ClientSource;
+
+/// This many bytes of a client may be read whatever is kept of others.
+pub(super) const SMALL: usize = 4 * 1024;
+/// What is kept of them at most: the bytes, and the message taken out of its records.
+const UNCOUNTED: usize = 2 * SMALL;
+/// Maximum number of counted bytes of all clients of a service; further bytes wait in the kernel. It is
+/// enough for a thousand greetings of maximum length.
+const MOST: usize = 64 * 1024 * 1024;
+/// Maximum number of counted bytes of one client.
+const MOST_OF_ONE: usize = MOST / 8;
+/// That greetings have no room is logged once in this time.
+const TOLD_MS: u64 = 60_000;
+
+/// What a service keeps of its clients' unfinished greetings.
+#[derive(Debug, Default)]
+pub(super) struct KeptGreetings {
+    all: AtomicUsize,
+    /// The clients of which bytes are counted. Small greetings are not here.
+    of_one: Mutex<HashMap<IpAddr, usize>>,
+    /// When it may be logged again that there is no room, in ms of the process's clock.
+    due: AtomicU64,
+}
+
+impl KeptGreetings {
+    fn of_one(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.of_one.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, client: IpAddr, bytes: usize) {
+        if bytes > 0 {
+            self.all.fetch_add(bytes, Ordering::Relaxed);
+            *self.of_one().entry(client).or_default() += bytes;
+        }
+    }
+
+    fn take(&self, client: IpAddr, bytes: usize) {
+        if bytes > 0 {
+            self.all.fetch_sub(bytes, Ordering::Relaxed);
+            if let Entry::Occupied(mut entry) = self.of_one().entry(client) {
+                *entry.get_mut() = entry.get().saturating_sub(bytes);
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+    }
+
+    /// Is it time to log that there is no room? `true` at most once in a while.
+    pub(super) fn is_to_be_told(&self, now: Duration) -> bool {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let due = |at: u64| (at <= now).then(|| now.saturating_add(TOLD_MS));
+        self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    }
+}
+
+/// The bytes kept of one client's greeting, counted at its service until this is dropped.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    service: Arc<Service>,
+    client: IpAddr,
+    counted: usize,
+    /// Bytes wait in the kernel, since there was no room for them.
+    pub(super) is_starved: bool,
+}
+
+impl Hearing {
+    pub(super) fn of(service: &Arc<Service>, client: ClientSource) -> Self {
+        Self { service: Arc::clone(service), client: household(client), counted: 0, is_starved: false }
+    }
+
+    /// How many of `wanted` bytes may be read if so many have been received and not used up.
+    ///
+    /// # Errors
+    /// There is no room for any now. The error says why, in words for the log.
+    pub(super) fn may_read(&mut self, received: usize, wanted: usize) -> Result<usize, &'static str> {
+        let kept = &self.service.kept_greetings;
+        let left = SMALL.saturating_sub(received);
+        let of_one = || kept.of_one().get(&self.client).copied().unwrap_or_default();
+        let room = if left > 0 {
+            Ok(wanted.min(left))
+        } else if kept.all.load(Ordering::Relaxed) + wanted > MOST {
+            Err("64 MiB of unfinished first messages")
+        } else if of_one() + wanted > MOST_OF_ONE {
+            Err("8 MiB of unfinished first messages of this client")
+        } else {
+            Ok(wanted)
+        };
+        self.is_starved = room.is_err();
+        room
+    }
+
+    /// Sets how many bytes are kept now.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        let counted = bytes.saturating_sub(UNCOUNTED);
+        let before = std::mem::replace(&mut self.counted, counted);
+        self.service.kept_greetings.add(self.client, counted.saturating_sub(before));
+        self.service.kept_greetings.take(self.client, before.saturating_sub(counted));
+    }
+
+    /// From now on the bytes are those of this client: a proxy has announced it.
+    pub(super) fn belongs_to(&mut self, client: ClientSource) {
+        let client = household(client);
+        self.service.kept_greetings.add(client, self.counted);
+        self.service.kept_greetings.take(std::mem::replace(&mut self.client, client), self.counted);
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.service.kept_greetings.take(self.client, self.counted);
+    }
+}
+
+/// The addresses that count as one client: with IPv6, one host may have as many as it likes.
+fn household(client: ClientSource) -> IpAddr {
+    match client.key().to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
