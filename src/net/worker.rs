@@ -197,6 +197,12 @@ impl Connection {
         }
     }
 
+    /// The side that has ended its direction while the other goes on.
+    fn half_closed_side(&self) -> Option<Side> {
+        let ended = || self.relay.first_end().filter(|&(_, is_error)| !is_error);
+        self.relay.is_half_closed().then(ended)?.map(|(side, _)| side)
+    }
+
     /// The client's address, if the log reports connections.
     fn address(&self) -> Option<ClientSource> {
         self.rare.as_ref()?.address

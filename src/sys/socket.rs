@@ -176,6 +176,16 @@ pub(crate) fn ask_often(fd: impl AsFd) {
     }
 }
 
+/// Are both directions of this socket closed? If this side has closed none, the peer of a Unix socket has closed
+/// both. Over TCP that cannot be known: a peer that has closed both looks like one that has closed its direction.
+pub(crate) fn has_hung_up(fd: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(&fd, PollFlags::empty())];
+    // An error says nothing about the peer.
+    let answered = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    answered.is_ok_and(|ready| ready > 0) && asked[0].revents().contains(PollFlags::HUP)
+}
+
 /// When the server's kernel learns that the connection is established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeAck {

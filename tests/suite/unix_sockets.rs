@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
@@ -11,15 +12,15 @@ use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::pausing::Postgres;
 use crate::harness::{
-    BALANCE, DEADLINE, Directory, Instance, Run, Server, Setup, eventually, is_root, needs_root, own_address,
-    unique,
+    BALANCE, Client, DEADLINE, Directory, Instance, Run, Server, Setup, eventually, is_root, needs_root,
+    own_address, unique,
 };
 use crate::real_programs::program;
 
@@ -803,6 +804,56 @@ fn clients_without_an_address_are_announced_as_such() {
         drop((client, stream));
         instance.end();
     }
+}
+
+/// The lines of `sessions`, without the head.
+fn sessions(instance: &Instance) -> usize {
+    let text = instance.ctl("sessions json").code(0).stdout;
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    json["sessions"].as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn a_peer_that_has_closed_both_directions_is_gone_after_a_minute() {
+    // Servers and clients that end nothing by themselves.
+    let (server, channel) = (Place::new(), Place::new());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = listener.local_addr().expect("it is bound").to_string();
+    let of_clients = Setup::on_socket(&server.word()).start(["PORT".to_owned(), at]);
+    let channels = UnixListener::bind(&channel.path).expect("a path of our own");
+    let of_channels = Instance::start(["PORT".to_owned(), channel.word()]);
+    // One that goes and one that only ends its direction, on either side.
+    let (goes, mut stays) = (server.connect(), server.connect());
+    let mut held: Vec<TcpStream> = (0..2).map(|_| listener.accept().expect("a client").0).collect();
+    let mut waits: Vec<Client> = (0..2).map(|_| of_channels.connect()).collect();
+    let mut answers: Vec<UnixStream> = (0..2).map(|_| channels.accept().expect("a client").0).collect();
+    drop(goes);
+    stays.shutdown(Shutdown::Write).expect("connected");
+    drop(answers.remove(0));
+    answers[0].shutdown(Shutdown::Write).expect("connected");
+    eventually("both ends are heard", || {
+        ([&of_clients, &of_channels].map(Instance::half_closed) == [2, 2]).then_some(())
+    });
+    let begin = Instant::now();
+    let counts = || [&of_clients, &of_channels].map(sessions);
+    while counts() != [1, 1] && begin.elapsed() < Duration::from_secs(150) {
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(counts(), [1, 1], "half-closed: {}", of_clients.ctl("sessions").stdout);
+    let ended = of_clients.ctl("ended").stdout + &of_channels.ctl("ended").stdout;
+    assert!(ended.contains("client reset") && ended.contains("channel reset"), "{ended}");
+    // The others are served.
+    for server in &mut held {
+        let _ = server.write_all(b"x");
+    }
+    let mut byte = [0];
+    stays.read_exact(&mut byte).expect("its server answers");
+    for client in &mut waits {
+        let _ = client.0.write_all(b"x");
+    }
+    answers[0].read_exact(&mut byte).expect("its client speaks");
+    of_clients.end();
+    of_channels.end();
 }
 
 #[test]

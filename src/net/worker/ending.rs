@@ -30,6 +30,10 @@ pub(super) const LATER_MOST_MS: u64 = 1_000;
 
 /// A half-closed connection that is idle for this long may have lost a peer.
 const DOUBT: Duration = Duration::from_secs(5);
+/// A peer on a Unix socket that has closed both directions is given up after this time without a byte. Over TCP
+/// its kernel forgets the connection after as long (`tcp_fin_timeout`). Until then, its last request may be
+/// carried out.
+const GONE: Duration = Duration::from_secs(60);
 /// A server that ends a connection within this time without a byte has not served its client.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// If one side is gone and the other takes none of its remaining bytes for this long, the connection is
@@ -86,6 +90,16 @@ impl<P: Readiness> Worker<P> {
         connection.is_some_and(|connection| connection.relay.is_half_closed() && !connection.asked_often)
     }
 
+    /// The side that has closed both directions, which the kernel tells of Unix sockets, if no byte has moved
+    /// for long.
+    fn gone_side(&mut self, key: usize) -> Option<Side> {
+        let side = self.connections.get(key)?.half_closed_side()?;
+        self.ask_progress(key);
+        let connection = self.connections.get(key)?;
+        let is_quiet = self.now.saturating_sub(connection.moved_at) >= millis(GONE);
+        (is_quiet && socket::has_hung_up(connection.fd(side)?)).then_some(side)
+    }
+
     fn relay_expired(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(key)
             && connection.rare.as_ref().is_some_and(|rare| rare.undumped)
@@ -97,6 +111,9 @@ impl<P: Readiness> Worker<P> {
         self.judge_silence(key);
         if self.is_doubtful(key) && self.is_quiet(key) {
             self.doubt(key);
+        }
+        if let Some(side) = self.gone_side(key) {
+            return self.abandon(key, super::end_of(Some((side, true))));
         }
         if self.is_quiet(key) {
             let Some(connection) = self.connections.get(key) else { return };
@@ -197,8 +214,12 @@ impl<P: Readiness> Worker<P> {
     }
 
     pub(super) fn rearm(&mut self, key: usize) {
-        let due = self.due(key);
-        self.set_deadline(key, due);
+        // No event tells when a peer has been gone for long.
+        let is_asked = |connection: &Connection| connection.asked_often && connection.relay.is_half_closed();
+        let asked_again =
+            self.connections.get(key).is_some_and(is_asked).then(|| self.now.saturating_add(millis(GONE)));
+        let next = [self.due(key), asked_again].into_iter().flatten().min();
+        self.set_deadline(key, next);
     }
 
     pub(super) fn set_deadline(&mut self, key: usize, deadline: Option<u64>) {
