@@ -29,16 +29,31 @@ pub(super) struct Circle {
 
 /// A channel leads back to this instance.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is where this instance listens; a channel that leads back needs a maxc")]
-pub(super) struct LeadsBack(Address);
+#[error("{target} is where this instance listens; a channel that leads back needs a maxc")]
+pub(super) struct LeadsBack {
+    target: Address,
+    /// It leads there without a way through others, which depends on the client.
+    is_direct: bool,
+}
 
 impl LeadsBack {
+    /// The channel leads to its own service.
     pub(super) fn error(target: impl Into<Address>) -> io::Error {
-        io::Error::other(Self(target.into()))
+        io::Error::other(Self { target: target.into(), is_direct: true })
+    }
+
+    /// The client came round through other services.
+    pub(super) fn round(target: impl Into<Address>) -> io::Error {
+        io::Error::other(Self { target: target.into(), is_direct: false })
     }
 
     pub(super) fn is(error: &io::Error) -> bool {
         error.get_ref().is_some_and(|inner| inner.is::<Self>())
+    }
+
+    /// Does the channel lead to its own service, so that no client can be served by it?
+    pub(super) fn is_direct(error: &io::Error) -> bool {
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).is_some_and(|one| one.is_direct)
     }
 }
 

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use super::chain::{Chains, Hop, Link};
 use super::changed::{Changed, Deliver};
 use super::circle::{Circle, LeadsBack};
-use super::failure::{attempt_error, cause_of, fault_of, words_of};
+use super::failure::{attempt_error, cause_of, fault_of, own_fault_of, words_of};
 use super::foreign::{self, Foreign};
 use super::planted::{self, Bug};
 use crate::observe::{AttemptError, ConnectionTrace, Event, Log};
@@ -249,7 +249,7 @@ impl Try {
     fn words_of(&self, error: &io::Error) -> String {
         let words = format!("connect: {}", words_of(error));
         match (self.client, self.fault_of(error)) {
-            (Some(client), DialFailure::Unproven) => {
+            (Some(client), DialFailure::Unproven) if !LeadsBack::is(error) => {
                 format!("{words} to the client's address {}", client.client().key())
             }
             _ => words,
@@ -281,7 +281,7 @@ impl Try {
             // a client.
             self.link = match dialer.chains.step_by(dialer.service, seen, name) {
                 Hop::Round if dialer.is_endless(self.lease.key()) => {
-                    return Err(ConnectError::Ours(LeadsBack::error(target)));
+                    return Err(ConnectError::Ours(LeadsBack::round(target)));
                 }
                 Hop::Within(link) if dialer.is_endless(self.lease.key()) => Some(link),
                 Hop::Out | Hop::Round | Hop::Within(_) => None,
@@ -584,7 +584,10 @@ impl Dial {
                     }
                     (e, DialFailure::Local)
                 }
-                Err(ConnectError::Ours(e)) => (e, DialFailure::Local),
+                Err(ConnectError::Ours(e)) => {
+                    let fault = own_fault_of(&e);
+                    (e, fault)
+                }
                 Err(ConnectError::Target(e)) => {
                     let fault = current.fault_of(&e);
                     (e, fault)
@@ -664,7 +667,7 @@ impl Dial {
             let bound = dialer.outgoing.load().is_bound();
             match dialer.chains.step(dialer.service, self.peers.seen, ours, target, bound) {
                 // With a maxc, the circle comes to an end.
-                Hop::Round if dialer.is_endless(channel) => LeadsBack::error(target),
+                Hop::Round if dialer.is_endless(channel) => LeadsBack::round(target),
                 Hop::Within(link) if dialer.is_endless(channel) => {
                     current.link = Some(link);
                     return None;

@@ -49,7 +49,13 @@ pub(super) fn cause_of(error: &io::Error) -> DialCause {
 /// Whose fault an error is.
 pub(super) fn fault_of(error: &io::Error) -> DialFailure {
     let is_local = is_exhausted(error) || is_ours(error) || LeadsBack::is(error);
-    if is_local { DialFailure::Local } else { DialFailure::Channel }
+    if is_local { own_fault_of(error) } else { DialFailure::Channel }
+}
+
+/// Whose fault an error is that came before the channel was asked. A channel that leads to its own service
+/// serves nobody: a probe, which recognizes that, too, decides about it.
+pub(super) fn own_fault_of(error: &io::Error) -> DialFailure {
+    if LeadsBack::is_direct(error) { DialFailure::Unproven } else { DialFailure::Local }
 }
 
 /// The words of the error's cause, or more if more is known.

@@ -57,8 +57,30 @@ fn a_channel_that_leads_back_gets_nobody() {
     assert_eq!(instance.connect().ending(), Received::End);
     let rows = instance.await_show("it is over", |rows| rows[1].c == 0);
     assert_eq!((&rows[1].state[..], rows[0].totalc), ("ENA", 4), "nobody came back");
-    let lines = || instance.stderr().matches("is where this instance listens").count();
+    let lines = || {
+        let told = instance.told("dial_failed");
+        told.iter().filter(|line| line.contains("is where this instance listens")).count()
+    };
     assert_eq!(eventually("a line that says so", || Some(lines()).filter(|&n| n > 0)), 1);
+    end(instance);
+}
+
+#[test]
+fn a_service_whose_only_channel_leads_back_is_not_ready() {
+    let instance = Instance::start(["PORT"]);
+    add(&instance, 0, instance.addr);
+    instance.ctl("ready").code(0);
+    assert_eq!(instance.connect().ending(), Received::End);
+    let why = "is where this instance listens; a channel that leads back needs a maxc";
+    eventually("it is known by now", || {
+        let ready = instance.ctl("ready");
+        (ready.code == 69 && ready.stdout.contains(why)).then_some(())
+    });
+    let doctor = instance.ctl("doctor");
+    assert!(doctor.stdout.contains("group 0 has no usable channel: channel 0"), "{}", doctor.stdout);
+    // With a limit it is a channel like others.
+    instance.ctl("maxc 0 2").code(0);
+    instance.await_health(0, "up");
     end(instance);
 }
 
