@@ -483,7 +483,11 @@ impl ControlState {
                 }
                 (Reply::Debug(service.log.is_debug()), false)
             }
-            Some(Effect::Resolve(channel)) => (Reply::LookedUp((plane.look_up)(channel)), false),
+            Some(Effect::Resolve(channel)) => match (plane.look_up)(channel) {
+                // It began before the other process did.
+                None if self.is_handing_over() => (Reply::HandingOver, false),
+                found => (Reply::LookedUp(found), false),
+            },
             Some(Effect::Ended(most, Form::Json)) => (self.report(&service, Question::Ended(most)), false),
             Some(Effect::Ended(most, Form::Text)) => (Reply::Ended((plane.ended)(most)), false),
             Some(Effect::Events(most, Form::Json)) => (self.report(&service, Question::Events(most)), false),
@@ -589,6 +593,11 @@ impl ControlState {
             id,
             show(&tap, (id, &start), bounds, form, &Viewer { stream, is_stopped: &is_stopped }),
         )
+    }
+
+    /// Is another process taking over?
+    fn is_handing_over(&self) -> bool {
+        *self.hold.read().unwrap_or_else(PoisonError::into_inner) != Hold::Ours
     }
 
     /// Carries out `wait`: looks at the channel from time to time until it has no connections, the time is
@@ -887,6 +896,8 @@ fn answer_line(
             }
             // The connection is about to be handed over.
             Hold::Held if matches!(command, Ok(Command::Tap(_))) => (Reply::HandingOver, false),
+            // Names are not looked up until then.
+            Hold::Held if matches!(command, Ok(Command::Resolve(_))) => (Reply::HandingOver, false),
             Hold::Ours | Hold::Held | Hold::Theirs => {
                 // Only changes keep the lock. Commands that can take long must not block others, and an
                 // `upgrade` itself waits until no change holds it.
