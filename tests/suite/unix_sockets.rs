@@ -852,6 +852,7 @@ fn a_peer_that_has_closed_both_directions_is_gone_after_a_minute() {
         let _ = client.0.write_all(b"x");
     }
     answers[0].read_exact(&mut byte).expect("its client speaks");
+    drop((held, waits, stays, answers));
     of_clients.end();
     of_channels.end();
 }
