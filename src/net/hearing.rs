@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::service::Service;
 use crate::sched::ClientSource;
 
 /// This many bytes of a client may be read whatever is kept of others.
@@ -72,7 +71,7 @@ impl KeptGreetings {
 /// The bytes kept of one client's greeting, counted at its service until this is dropped.
 #[derive(Debug)]
 pub(super) struct Hearing {
-    service: Arc<Service>,
+    kept: Arc<KeptGreetings>,
     client: IpAddr,
     counted: usize,
     /// Bytes wait in the kernel, since there was no room for them.
@@ -80,8 +79,8 @@ pub(super) struct Hearing {
 }
 
 impl Hearing {
-    pub(super) fn of(service: &Arc<Service>, client: ClientSource) -> Self {
-        Self { service: Arc::clone(service), client: household(client), counted: 0, is_starved: false }
+    pub(super) fn of(kept: &Arc<KeptGreetings>, client: ClientSource) -> Self {
+        Self { kept: Arc::clone(kept), client: household(client), counted: 0, is_starved: false }
     }
 
     /// How many of `wanted` bytes may be read if so many have been received and not used up.
@@ -89,7 +88,7 @@ impl Hearing {
     /// # Errors
     /// There is no room for any now. The error says why, in words for the log.
     pub(super) fn may_read(&mut self, received: usize, wanted: usize) -> Result<usize, &'static str> {
-        let kept = &self.service.kept_greetings;
+        let kept = &self.kept;
         let left = SMALL.saturating_sub(received);
         let of_one = || kept.of_one().get(&self.client).copied().unwrap_or_default();
         let room = if left > 0 {
@@ -109,21 +108,21 @@ impl Hearing {
     pub(super) fn keep(&mut self, bytes: usize) {
         let counted = bytes.saturating_sub(UNCOUNTED);
         let before = std::mem::replace(&mut self.counted, counted);
-        self.service.kept_greetings.add(self.client, counted.saturating_sub(before));
-        self.service.kept_greetings.take(self.client, before.saturating_sub(counted));
+        self.kept.add(self.client, counted.saturating_sub(before));
+        self.kept.take(self.client, before.saturating_sub(counted));
     }
 
     /// From now on the bytes are those of this client: a proxy has announced it.
     pub(super) fn belongs_to(&mut self, client: ClientSource) {
         let client = household(client);
-        self.service.kept_greetings.add(client, self.counted);
-        self.service.kept_greetings.take(std::mem::replace(&mut self.client, client), self.counted);
+        self.kept.add(client, self.counted);
+        self.kept.take(std::mem::replace(&mut self.client, client), self.counted);
     }
 }
 
 impl Drop for Hearing {
     fn drop(&mut self) {
-        self.service.kept_greetings.take(self.client, self.counted);
+        self.kept.take(self.client, self.counted);
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) struct Service {
     fates: Mutex<Option<Fates>>,
     phase: AtomicU8,
     /// What is kept of clients whose greeting is not complete.
-    pub(super) kept_greetings: KeptGreetings,
+    pub(super) kept_greetings: Arc<KeptGreetings>,
 }
 
 impl Service {
@@ -147,7 +147,7 @@ impl Service {
             elsewhere: AtomicUsize::new(0),
             fates: Mutex::default(),
             phase: AtomicU8::new(Phase::Serving as u8),
-            kept_greetings: KeptGreetings::default(),
+            kept_greetings: Arc::default(),
         }
     }
 

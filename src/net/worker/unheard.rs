@@ -27,7 +27,7 @@ impl Unheard {
         until: u64,
         said: Vec<u8>,
     ) -> Self {
-        let mut hearing = Hearing::of(service, client);
+        let mut hearing = Hearing::of(&service.kept_greetings, client);
         hearing.keep(said.len());
         Self { reader: GreetingReader::new(wants, said), until, hearing }
     }
