@@ -170,13 +170,15 @@ impl Table {
         let (head, addresses) = (channel.head.as_ref()?, channel.addresses.clone());
         let template = Template::of(channel)?;
         let members = addresses.members()?;
-        let mut there: BTreeMap<MemberName, ChannelKey> = BTreeMap::new();
+        // One that has another priority now may still be in its old group as well.
+        let mut there: BTreeMap<MemberName, Vec<ChannelKey>> = BTreeMap::new();
         for &one in &head.members {
             if let Some(channel) = self.get(one) {
-                there.insert(name_of(channel), one);
+                there.entry(name_of(channel)).or_default().push(one);
             }
         }
-        let before = there.clone();
+        let before: BTreeSet<MemberName> = there.keys().cloned().collect();
+        let was_leaving = head.leaving.clone();
         let mut moved = FamilyMoved {
             head: key,
             now: Vec::new(),
@@ -194,8 +196,18 @@ impl Table {
                 continue;
             }
             let label = label(&name);
-            match there.remove(&name) {
-                Some(one) if one.group == wanted.group => {
+            let mut all = there.remove(&name).unwrap_or_default();
+            let current = all.iter().find(|one| !was_leaving.contains(one)).or(all.last()).copied();
+            let here = all.iter().position(|one| one.group == wanted.group).map(|at| all.remove(at));
+            there.insert(name.clone(), all);
+            match here {
+                Some(one) => {
+                    if let Some(current) = current.filter(|&current| current != one) {
+                        // It was about to leave, and what operators decided meanwhile is said of the other one.
+                        let (from, to) = (current.group.index(), wanted.group.index());
+                        moved.other.push(format!("{label} group {from} to {to}"));
+                        self.follow(one, current, &template);
+                    }
                     let said = self.said_of(one);
                     moved.changed |= self.stays(key, one, &wanted);
                     if let Some(said) = said.filter(|said| *said != wanted.weight) {
@@ -203,11 +215,11 @@ impl Table {
                     }
                     moved.now.push(label);
                 }
-                other => {
+                None => {
                     // It is in another group now; it keeps what operators decided, and the addresses of its
                     // name.
                     let mut known = Vec::new();
-                    if let Some(one) = other {
+                    if let Some(one) = current {
                         let (from, to) = (one.group.index(), wanted.group.index());
                         let weight = self.said_of(one).filter(|said| *said != wanted.weight);
                         let weight =
@@ -219,12 +231,11 @@ impl Table {
                             one.addresses.as_slice().iter().filter_map(|at| at.net()).collect()
                         });
                         self.remember(key, one, &template);
-                        there.insert(name.clone(), one);
                     }
                     match self.join(key, &wanted, &known, &template) {
                         Ok(true) => {
                             moved.now.push(label.clone());
-                            if !before.contains_key(&name) {
+                            if !before.contains(&name) {
                                 moved.joined.push(label);
                             }
                             moved.changed = true;
@@ -238,7 +249,7 @@ impl Table {
         // A channel that an operator removed may return after the name has once been without it.
         if let Some(head) = self.head_mut(key) {
             head.decided.retain(|name, decision| !decision.removed || seen.contains(name));
-            head.leaving = there.into_values().collect();
+            head.leaving = there.into_values().flatten().collect();
             head.is_short = moved.is_short;
         }
         moved.is_short &= !was_short;
@@ -280,10 +291,13 @@ impl Table {
         for one in leaving {
             let Some(channel) = self.get(one) else { continue };
             let (name, addresses) = (name_of(channel), channel.addresses.as_slice().to_vec());
-            self.remember(key, one, template);
+            let label = label(&name);
+            // What was decided about one that is in another group now is said of that one.
+            if !moved.now.contains(&label) {
+                self.remember(key, one, template);
+            }
             // This cannot fail, since the channel was just looked up.
             let _ = self.retire(one);
-            let label = label(&name);
             if let Some(head) = self.head_mut(key) {
                 head.gone.insert((name, one.group), one);
             }
@@ -441,8 +455,28 @@ impl Table {
         let decision = MemberDecision { state, maxc: channel.maxc, weight, removed: false };
         let name = name_of(channel);
         let is_decided = (state, decision.maxc) != (template.state, template.maxc) || weight.is_some();
-        if let Some(head) = self.head_mut(head).filter(|_| is_decided) {
-            head.decided.insert(name, decision);
+        let Some(head) = self.head_mut(head) else { return };
+        // Of one in another group it may be known that an operator has taken it away.
+        let is_removed = head.decided.get(&name).is_some_and(|decision| decision.removed);
+        match is_decided {
+            _ if is_removed => {}
+            true => _ = head.decided.insert(name, decision),
+            false => _ = head.decided.remove(&name),
+        }
+    }
+
+    /// A channel that was about to leave stays, and another one of its name leaves: what operators decided about
+    /// that one is said of it.
+    fn follow(&mut self, one: ChannelKey, current: ChannelKey, template: &Template) {
+        let Some(channel) = self.get(current) else { return };
+        let state = if channel.autodisabled { template.state } else { channel.state };
+        let (maxc, weight) = (channel.maxc, channel.weight);
+        let weight = Some(weight).filter(|weight| self.said_of(current) != Some(*weight));
+        // Both are there: they were just looked at.
+        let _ = self.set_state(one, state);
+        let _ = self.set_maxc(one, maxc);
+        if let Some(weight) = weight.or_else(|| self.said_of(one)) {
+            let _ = self.set_weight(one, weight);
         }
     }
 
@@ -476,7 +510,9 @@ impl Table {
             (decision.removed, decision.state) = (false, AdminState::Enabled);
         }
         self.spread(head);
-        self.members(head).into_iter().find(|&one| self.get(one).map(name_of).as_ref() == Some(&name))
+        let leaving = self.head_mut(head).map(|head| head.leaving.clone()).unwrap_or_default();
+        let is_it = |one: &ChannelKey| self.get(*one).map(name_of).as_ref() == Some(&name);
+        self.members(head).into_iter().find(|one| is_it(one) && !leaving.contains(one))
     }
 
     /// An operator enables all removed channels of a word. `true` if some were removed, or if some existing
@@ -654,6 +690,8 @@ fn member_weights(records: &[u16]) -> Vec<Weight> {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use proptest::prelude::*;
 
     use super::super::{ClientAddr, GroupRange, HealthState, Lease, NoChannel, Policy, Rules};
     use super::*;
@@ -985,6 +1023,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_decided_about_a_target_last_is_what_it_keeps() {
+        let mut table = service(&[target("a", 10, 1), target("b", 10, 1)]);
+        table.set_state(key(0, 1), AdminState::Disabled).expect("it is there");
+        let others = [target("b", 10, 1), target("a", 20, 1)];
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &others).expect("one moves");
+        table.set_state(key(1, 0), AdminState::Enabled).expect("it is in another group");
+        let first = [target("a", 10, 1), target("b", 10, 1)];
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &first).expect("it moves back");
+        assert_eq!(table.channel(key(0, 1)).expect("it is there").state, AdminState::Enabled);
+    }
+
+    #[test]
     fn no_weight_above_0_becomes_0() {
         let weights =
             |records: &[u16]| member_weights(records).into_iter().map(Weight::get).collect::<Vec<_>>();
@@ -1025,6 +1075,99 @@ mod tests {
             seen.push(a(&table));
         }
         assert_eq!(seen, [key(0, 1), key(1, 1), key(2, 1), key(0, 1), key(1, 1)]);
+    }
+
+    #[test]
+    fn targets_that_change_their_priority_before_they_have_an_address_leave_nothing_behind() {
+        let unknown = |host, priority| FoundMember { addresses: Vec::new(), ..target(host, priority, 0) };
+        let hosts = |table: &mut Table| {
+            let told = |(group, all): (usize, Vec<(String, u32)>)| {
+                (group, all.into_iter().map(|(host, _)| host).collect::<Vec<_>>())
+            };
+            tiers(table).into_iter().map(told).collect::<Vec<_>>()
+        };
+        let mut table = service(&[unknown("a", 10), unknown("b", 20)]);
+        // As nobody has an address, those in the old groups stay for the time being. However often this is
+        // said, no more come.
+        for _ in 0..3 {
+            table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown("a", 20), unknown("b", 10)]);
+            let count: usize = hosts(&mut table).iter().map(|(_, hosts)| hosts.len()).sum();
+            assert_eq!(count, 4, "{:?}", hosts(&mut table));
+        }
+        // An operator decides about the one that is there. It goes back to its old group with that.
+        let is_new = |one: &ChannelKey| table.get(*one).map(name_of) == Some(("b".to_owned(), 389));
+        let b = table.members(key(0, 0)).into_iter().find(is_new).expect("it is there");
+        assert_eq!(b.group, GroupId::FIRST);
+        table.set_maxc(b, NonZeroU32::new(5)).expect("it is there");
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown("a", 10), unknown("b", 20)]);
+        table.family_found(key(0, 0), "_ldap._tcp.corp", &[unknown("a", 10), unknown("b", 20)]);
+        for (host, last) in [("a", 1), ("b", 2)] {
+            let of_host = |one: &ChannelKey| table.get(*one).map(name_of) == Some((host.to_owned(), 389));
+            let all: Vec<_> = table.members(key(0, 0)).into_iter().filter(of_host).collect();
+            for one in all {
+                table.name_found(one, host, &[at(last).into()]);
+                table.see_off_for(one);
+            }
+        }
+        let left = vec![(0, vec!["a".to_owned()]), (1, vec!["b".to_owned()])];
+        assert_eq!(hosts(&mut table), left);
+        let one = table.channel(key(1, 0)).expect("it is there");
+        assert_eq!((one.addresses.host(), one.maxc), (Some("b"), NonZeroU32::new(5)));
+    }
+
+    proptest! {
+        /// Whatever a resolver says, and whether anybody has an address by then: in the end there is one
+        /// channel for each target, in the group of its priority.
+        #[test]
+        fn each_target_is_there_once_in_the_end(
+            answers in prop::collection::vec(
+                prop::collection::vec((0..4_usize, 0..3_u16, any::<bool>()), 1..5),
+                1..8,
+            ),
+            disabled in prop::collection::vec(any::<bool>(), 8),
+        ) {
+            const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
+            let mut table = service(&[]);
+            for (answer, is_disabled) in answers.iter().zip(disabled) {
+                let mut said = BTreeSet::new();
+                let one = |&(host, priority, is_known): &(usize, u16, bool)| {
+                    let mut one = target(HOSTS[host], priority, 0);
+                    if !is_known {
+                        one.addresses.clear();
+                    }
+                    one
+                };
+                let found: Vec<_> = answer.iter().filter(|one| said.insert(one.0)).map(one).collect();
+                for _ in 0..2 {
+                    table.family_found(key(0, 0), "_ldap._tcp.corp", &found);
+                }
+                let members = table.members(key(0, 0));
+                // Of each target there is the one that is wanted, and at most one in each other group.
+                let places: BTreeSet<_> = members.iter().map(|&one| (one.group, table.get(one).map(name_of))).collect();
+                prop_assert_eq!(places.len(), members.len());
+                if let Some(&one) = members.first().filter(|_| is_disabled) {
+                    table.set_state(one, AdminState::Disabled).expect("it is there");
+                }
+            }
+            for one in table.members(key(0, 0)) {
+                let _ = table.set_state(one, AdminState::Enabled);
+                let (host, _) = table.get(one).map(name_of).expect("it is there");
+                let last = host.bytes().last().expect("a letter") - b'a' + 1;
+                table.name_found(one, &host, &[at(last).into()]);
+            }
+            table.see_off_all();
+            let last = answers.last().expect("at least one");
+            let mut said = BTreeSet::new();
+            let wanted: Vec<_> = last.iter().filter(|one| said.insert(one.0)).collect();
+            let priorities: BTreeSet<u16> = wanted.iter().map(|one| one.1).collect();
+            let tier = |priority: u16| priorities.iter().position(|&one| one == priority).expect("it is one");
+            let wanted: BTreeSet<(usize, String)> =
+                wanted.iter().map(|one| (tier(one.1), HOSTS[one.0].to_owned())).collect();
+            let there = tiers(&mut table).into_iter().flat_map(|(group, all)| all.into_iter().map(move |(host, _)| (group, host)));
+            let there: Vec<_> = there.collect();
+            prop_assert_eq!(there.len(), wanted.len(), "{:?} {:?}", there, wanted);
+            prop_assert_eq!(there.into_iter().collect::<BTreeSet<_>>(), wanted);
+        }
     }
 
     #[test]
