@@ -23,7 +23,6 @@ use super::reporter::Reporter;
 use super::roster::{Roster, Written};
 use super::scribe::Scribe;
 use super::upgrade::Upgrader;
-use super::way_watch::WayWatch;
 use super::web::{self, Web};
 use super::{Failure, saved};
 use crate::config::{self, Instance};
@@ -604,7 +603,7 @@ pub(super) fn manage(
             &parts.table,
             alarm.clone(),
             names.clone(),
-            (Arc::clone(bell), WayWatch::new(served, written, clock)),
+            (Arc::clone(bell), changed_ways(served, written, clock)),
         ),
         command_line: Arc::new(move |now| {
             let spec = line.read().unwrap_or_else(PoisonError::into_inner).spec.clone();
@@ -634,7 +633,7 @@ fn plane(
     table: &SharedTable,
     alarm: Alarm,
     names: Residence,
-    (bell, ways): (Arc<Bell>, Arc<WayWatch>),
+    (bell, ways): (Arc<Bell>, impl Fn() + Send + Sync + 'static),
 ) -> Plane {
     let asked = names.clone();
     // A channel may stand for a set of channels.
@@ -666,9 +665,19 @@ fn plane(
             alarm.ring();
             names.ring();
             bell.changed();
-            ways.changed();
+            ways();
         }),
         connections: Arc::new(move || counts.connections()),
+    }
+}
+
+/// To be called when the channels of a service have changed.
+fn changed_ways(served: &Served, written: &Arc<RwLock<Written>>, clock: Clock) -> impl Fn() + use<> {
+    let (ways, written, log) = (Arc::clone(&served.parts.ways), Arc::clone(written), served.log.clone());
+    move || {
+        if written.read().unwrap_or_else(PoisonError::into_inner).spec.transparent {
+            ways.changed(&log, clock);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::denied::{self, FileUse};
 use super::lookup::Resolved;
 use super::passed::PassedSocket;
+use super::way_watch::WayWatch;
 use super::{Failure, exit};
 use crate::config::CHECK_DEFAULTS;
 use crate::control::{self, ListeningSocket, Names};
@@ -34,7 +35,7 @@ use crate::spec::{
 };
 use crate::sys::listen::{ListenError, Listener, ListenerHandle};
 use crate::sys::socket_file::{self, SocketFileId};
-use crate::sys::{Outgoing, Sources};
+use crate::sys::{Clock, Outgoing, Sources};
 
 /// How long a start waits for ports that the previous instance is just leaving, all ports together.
 pub(super) const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -69,6 +70,8 @@ pub(super) struct Parts {
     pub(super) outgoing: Outgoing,
     /// Where its line wants it to listen; passed sockets may be at another address.
     pub(super) span: ListenSpan,
+    /// Looks at what `--transparent` lacks.
+    pub(super) ways: Arc<WayWatch>,
 }
 
 /// A service that is being served.
@@ -139,7 +142,8 @@ impl Prepared {
             // This fails only if there are too many, and there were no more when they were kept.
             let _ = table.gate().deny(denial, Duration::ZERO);
         }
-        let parts = Parts { spec, table, outgoing, span };
+        let ways = WayWatch::new(&table, span);
+        let parts = Parts { spec, table, outgoing, span, ways };
         Ok(Self { parts, listeners, owner: Owner::new_service(), is_alone: true })
     }
 
@@ -288,8 +292,9 @@ impl Parts {
 
 impl Parts {
     /// What the thread that looks names up gets of it. `log` is its own.
-    pub(super) fn resident(&self, log: &Log, running: &Running, alarm: &Alarm) -> Resident {
+    pub(super) fn resident(&self, log: &Log, running: &Running, alarm: &Alarm, clock: Clock) -> Resident {
         let (kicks, serves, alarm) = (running.clone(), running.clone(), alarm.clone());
+        let ways = self.spec.transparent.then(|| (Arc::clone(&self.ways), log.clone()));
         let kick = self.spec.on_remove == OnDown::Kick;
         Resident {
             table: self.table.clone(),
@@ -302,6 +307,10 @@ impl Parts {
             changed: Box::new(move || {
                 serves.table_changed();
                 alarm.ring();
+                // A name may have the first address of its family, whose replies come another way.
+                if let Some((ways, log)) = &ways {
+                    ways.changed(log, clock);
+                }
             }),
         }
     }

@@ -404,7 +404,7 @@ impl Roster {
                 let Prepared { parts, listeners, .. } = prepared;
                 let residence = names.residence(&parts.table);
                 minder.mind(&alarm, parts.ward(&log, &running, &residence));
-                names.mind(&residence, parts.resident(&log, &running, &alarm));
+                names.mind(&residence, parts.resident(&log, &running, &alarm, self.tools.clock));
                 let listeners = listeners.iter().map(Listener::handle).collect();
                 self.enlist(Served { parts, listeners, running, alarm, names: residence, log }, groups)
             })

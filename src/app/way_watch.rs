@@ -4,11 +4,10 @@
 //! Source: docs/transparent.md.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::prepared::Served;
-use super::roster::{Written, survey};
+use super::roster::survey;
 use super::ways;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::SharedTable;
@@ -18,51 +17,40 @@ use crate::sys::Clock;
 /// Checks what a service with `--transparent` lacks when its channels have changed, and logs each result
 /// once.
 pub(super) struct WayWatch {
-    written: Arc<RwLock<Written>>,
     table: SharedTable,
     listen: ListenSpan,
-    log: Log,
-    clock: Clock,
     /// Whether a check is about to begin.
     is_asked: AtomicBool,
     told: Mutex<Option<String>>,
 }
 
 impl WayWatch {
-    pub(super) fn new(served: &Served, written: &Arc<RwLock<Written>>, clock: Clock) -> Arc<Self> {
-        Arc::new(Self {
-            written: Arc::clone(written),
-            table: served.parts.table.clone(),
-            listen: served.parts.span,
-            log: served.log.clone(),
-            clock,
-            is_asked: AtomicBool::new(false),
-            told: Mutex::default(),
-        })
+    /// For the table of a service that listens there.
+    pub(super) fn new(table: &SharedTable, listen: ListenSpan) -> Arc<Self> {
+        let (is_asked, told) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { table: table.clone(), listen, is_asked, told })
     }
 
-    /// Call this when channels may have changed. The check runs on a thread of its own, since it takes a
-    /// while with many channels.
-    pub(super) fn changed(self: &Arc<Self>) {
-        if !self.written.read().unwrap_or_else(PoisonError::into_inner).spec.transparent
-            || self.is_asked.swap(true, Ordering::SeqCst)
-        {
+    /// Call this when channels of a service with the option may have changed, by a command or because a name
+    /// has other addresses. The check runs on a thread of its own, since it takes a while with many channels.
+    pub(super) fn changed(self: &Arc<Self>, log: &Log, clock: Clock) {
+        if self.is_asked.swap(true, Ordering::SeqCst) {
             return;
         }
-        let mine = Arc::clone(self);
-        let spawned = thread::Builder::new().name("ways".into()).spawn(move || mine.look());
+        let (mine, log) = (Arc::clone(self), log.clone());
+        let spawned = thread::Builder::new().name("ways".into()).spawn(move || mine.look(&log, clock));
         if spawned.is_err() {
             self.is_asked.store(false, Ordering::SeqCst);
         }
     }
 
-    fn look(&self) {
+    fn look(&self, log: &Log, clock: Clock) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_asked.store(false, Ordering::SeqCst);
-        let now = survey(&self.table, self.clock);
+        let now = survey(&self.table, clock);
         let text = ways::lacking(self.listen, &now).map(|sign| ways::in_words(&sign));
         if let Some(text) = text.as_ref().filter(|_| *told != text) {
-            self.log.tell(&Event::Note { severity: Severity::Warning, text: text.clone() });
+            log.tell(&Event::Note { severity: Severity::Warning, text: text.clone() });
         }
         *told = text;
     }

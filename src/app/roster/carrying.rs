@@ -364,7 +364,7 @@ impl Roster {
         parts.limit_clients(&self.tools.rates);
         running.change(parts.options());
         minder.change(alarm, parts.ward(log, running, residence));
-        names.mind(residence, parts.resident(log, running, alarm));
+        names.mind(residence, parts.resident(log, running, alarm, *clock));
         missed
     }
 }

@@ -14,6 +14,7 @@ use super::super::lists::{self, ListReader};
 use super::super::lookup::{Known, Resolved};
 use super::super::plan::{self, Lined, LinedGroup};
 use super::super::prepared::{self, BIND_PATIENCE, Parts, Prepared};
+use super::super::way_watch::WayWatch;
 use super::{Failure, Roster, RosterEntry};
 use crate::config;
 use crate::control::Names;
@@ -176,7 +177,7 @@ impl Roster {
                     log.tell(&super::Event::AcceptFailed { cause: e.to_string() });
                 }
                 self.tools.minder.mind(alarm, parts.ward(log, running, names));
-                self.tools.names.mind(names, parts.resident(log, running, alarm));
+                self.tools.names.mind(names, parts.resident(log, running, alarm, self.tools.clock));
             }
         }
     }
@@ -347,7 +348,9 @@ impl Roster {
             ListReader::default().lists(allow, deny).unwrap_or_else(|_| lists::without_files(allow, deny))
         });
         table.gate().set_lists(lists);
-        let parts = Parts { spec, table, outgoing, span: span_of(&offered) };
+        let span = span_of(&offered);
+        let ways = WayWatch::new(&table, span);
+        let parts = Parts { spec, table, outgoing, span, ways };
         parts.limit_clients(&self.tools.rates);
         let gate = parts.table.gate();
         gate.expect(&record.clients);
