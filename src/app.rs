@@ -58,6 +58,7 @@ mod state;
 mod statefile;
 mod stop;
 mod succession;
+mod surveyed;
 mod upgrade;
 mod way_watch;
 mod ways;

@@ -22,6 +22,7 @@ use super::lookup::{Known, Resolved};
 use super::plan::LinedGroup;
 use super::prepared::{Parts, Prepared, Served};
 use super::state::{Fact, KeptService, KeptState};
+use super::surveyed::survey;
 use super::{Failure, circles, restore, ways};
 use crate::config::Files;
 use crate::control::{ManagedService, Register, WaySign};
@@ -30,7 +31,7 @@ use crate::net::Phase;
 use crate::net::server::{Running, Server};
 use crate::observe::{Event, Log, Severity};
 use crate::probe::{Alarm, Minder};
-use crate::sched::{ChannelKey, ClientRates, SharedTable, Snapshot, Survey};
+use crate::sched::{ChannelKey, ClientRates, SharedTable};
 use crate::spec::{Address, ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
 use crate::sys::listen::Listener;
@@ -553,13 +554,4 @@ fn known(Written { spec, groups }: &Written, parts: &Parts) -> Known {
         known.entry(host.name.clone()).or_insert_with(|| vec![*source]);
     }
     known
-}
-
-/// All channels of a table, read piece by piece so that clients do not wait long.
-pub(super) fn survey(table: &SharedTable, clock: Clock) -> Snapshot {
-    let mut survey = Survey::default();
-    while table.lock_at(clock.now()).survey(&mut survey) {
-        thread::sleep(LET_IN);
-    }
-    survey.finish()
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use super::roster::survey;
+use super::surveyed::survey;
 use super::ways;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::SharedTable;
