@@ -512,7 +512,9 @@ fn lines_that_cannot_be_written_are_counted_and_clients_do_not_wait() {
         assert!(dropped as u64 <= visits, "{dropped} of {visits}");
         eventually("it is told", || instance.told("access_lines_dropped").pop());
         let advice = instance.ctl("doctor").stdout;
-        assert!(advice.contains("the access log has lost "), "{advice}");
+        // Which of them depends on how the last write went.
+        let texts = ["the access log has lost ", "the access log cannot be written: "];
+        assert!(texts.iter().any(|text| advice.contains(text)), "{advice}");
         instance.terminate();
     }
 }
