@@ -728,6 +728,14 @@ fn permissions_that_cannot_be_had_are_told_and_not_saved() {
         assert!(doctor.contains("are 600 nogroup, and its line says 606 root. Why: "), "{doctor}");
     }
     instance.terminate();
+    // If it may not write in the directory, it says in which one.
+    let place = Place::new();
+    let directory = place.directory.path();
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("our own");
+    let args = ["-f", "--user", "nobody", &place.word(), "127.0.0.1:9"].map(str::to_owned);
+    let told = Run::balance(&place.directory).args(args).finish().code(71);
+    let why = format!("mkdir(): Permission denied: the directory {} ", directory.display());
+    assert!(told.stderr.contains(&why), "{told}");
 }
 
 #[test]
