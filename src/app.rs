@@ -312,6 +312,9 @@ fn serve_asked(
         wrong.extend(refused::socket_groups(services.iter()));
         wrong.extend(refused::socket_paths(&services));
         wrong.extend(refused::state_file(process, source.as_ref()));
+        wrong.extend(web::why_not(process));
+        let is_its_user = lockdown::is_of_the_user(process);
+        wrong.extend(scribe::why_not(process, start::is_foreground(process), is_its_user));
     }
     let (Ok(found), Ok(passed)) = (found, passed) else {
         return Err(Failure::first_or_all(wrong, NOT_STARTED).unwrap_or_else(|| Failure::new(exit::OS, "")));
@@ -321,6 +324,10 @@ fn serve_asked(
     let services: Vec<_> = services.into_iter().zip(found).collect();
     let text = format!("{}, {}\n", counted(services.len(), "service"), counted(channels, "channel"));
     if check_only {
+        if passed.is_empty() {
+            let places = services.iter().map(|(spec, found)| (spec, found.span()));
+            wrong.extend(refused::addresses(places));
+        }
         wrong.extend(start::means(process, &services, &passed, 0).err());
         wrong.extend(passed::assign(passed, &services).err());
         return Failure::first_or_all(wrong, NOT_STARTED).map_or_else(|| print(text.as_bytes()), Err);

@@ -637,6 +637,7 @@ fn plane(
 ) -> Plane {
     let asked = names.clone();
     // A channel may stand for a set of channels.
+    let asked_alarm = alarm.clone();
     let [of_word, of_words] = [table.clone(), table.clone()];
     let [kicks, closes, shuts, taps, asks, remembers, serves, counts] = [(); 8].map(|()| running.clone());
     Plane {
@@ -667,6 +668,7 @@ fn plane(
             bell.changed();
             ways();
         }),
+        asked: Arc::new(move || asked_alarm.ring()),
         connections: Arc::new(move || counts.connections()),
     }
 }

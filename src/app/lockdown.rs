@@ -70,6 +70,12 @@ pub(super) fn become_user(
     Ok(is_other)
 }
 
+/// Does the process run as the user of `--user`, or is none asked for?
+pub(super) fn is_of_the_user(settings: &ProcessSpec) -> bool {
+    let account = settings.user.as_ref().map(|named| Account::find(&named.name));
+    account.is_none_or(|account| account.is_ok_and(|account| account.is_own()))
+}
+
 fn failure(named: &Named, error: &AccountError) -> Failure {
     let code = match error {
         AccountError::NotRoot { .. } | AccountError::Refused { .. } => exit::OS,

@@ -14,7 +14,7 @@ use super::{Failure, exit, kept, web};
 use crate::control;
 use crate::process::Account;
 use crate::spec::{
-    ChannelCheck, ChannelSpec, Check, Member, Named, ProcessSpec, ServiceSpec, Typed, UnixName,
+    ChannelCheck, ChannelSpec, Check, ListenSpan, Member, Named, ProcessSpec, ServiceSpec, Typed, UnixName,
 };
 use crate::sys::listen::ListenError;
 use crate::sys::socket;
@@ -71,6 +71,20 @@ pub(super) fn socket_paths(services: &[ServiceSpec]) -> Vec<Failure> {
         }
     }
     wrong
+}
+
+/// Addresses to listen on that this host does not have. Takes no port.
+pub(super) fn addresses<'a>(services: impl Iterator<Item = (&'a ServiceSpec, ListenSpan)>) -> Vec<Failure> {
+    let mut told = HashSet::new();
+    let missing = services.filter(|(spec, _)| !spec.freebind).filter_map(|(spec, span)| {
+        let address = span.first().net()?;
+        let mut any_port = address;
+        any_port.set_port(0);
+        let source = socket::may_come_from(any_port).err()?;
+        let error = ListenError { call: "bind", address: Box::new(address.into()), source };
+        Some(Failure::at(&spec.listen.typed, error.into()))
+    });
+    missing.filter(|failure: &Failure| told.insert(failure.message.clone())).collect()
 }
 
 /// Programs of checks and events that cannot be run, each once for each word that names it.

@@ -16,7 +16,7 @@ use crate::observe::{
     AccessDue, AccessEntry, AccessLog, AccessMoments, AccessRecord, ENTRIES_WAITING, Event, LineStyle, Log,
     Severity, write_line,
 };
-use crate::spec::{AccessLogSpec, LineFormat, ProcessSpec};
+use crate::spec::{AccessLogSpec, LineFormat, Named, ProcessSpec};
 use crate::sys::Clock;
 
 #[cfg(test)]
@@ -53,20 +53,11 @@ pub(super) struct OpenedLog {
 /// It cannot be opened.
 pub(super) fn open(settings: &ProcessSpec, is_foreground: bool) -> Result<Option<OpenedLog>, Failure> {
     let Some(AccessLogSpec { target, format, moments }) = settings.access() else { return Ok(None) };
-    let said = |code, text: &str| {
-        let text = format!("--access-log {}: {text}", target.name);
-        match &target.typed.at {
-            Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
-            None => Failure::new(code, format!("balance: {text}")),
-        }
-    };
     let sink = match &*target.name {
         AccessLogSpec::SYSLOG => LineSink::syslog(),
         AccessLogSpec::STDOUT if is_foreground => LineSink::stdout(),
-        AccessLogSpec::STDOUT => {
-            return Err(said(exit::USAGE, "needs -f (--foreground): in the background there is no stdout"));
-        }
-        path => LineSink::file(path.as_ref()).map_err(|e| said(exit::OS, &e.to_string()))?,
+        AccessLogSpec::STDOUT => return Err(no_stdout(&target)),
+        path => LineSink::file(path.as_ref()).map_err(|e| refused(&target, exit::OS, &e.to_string()))?,
     };
     let style = match format {
         LineFormat::Text => LineStyle::Text,
@@ -74,6 +65,34 @@ pub(super) fn open(settings: &ProcessSpec, is_foreground: bool) -> Result<Option
     };
     let moments = AccessMoments { start: moments.start, end: moments.end, every: moments.every };
     Ok(Some(OpenedLog { sink, style, moments }))
+}
+
+/// Why a start would refuse the access log, without making its file; `None`: it would not. `is_its_user`:
+/// this process runs as the user who would open it.
+pub(super) fn why_not(settings: &ProcessSpec, is_foreground: bool, is_its_user: bool) -> Option<Failure> {
+    let AccessLogSpec { target, .. } = settings.access()?;
+    match &*target.name {
+        AccessLogSpec::SYSLOG => None,
+        AccessLogSpec::STDOUT if is_foreground => None,
+        AccessLogSpec::STDOUT => Some(no_stdout(&target)),
+        path => {
+            let error = sink::try_open(path.as_ref()).err()?;
+            let counts = is_its_user || error.kind() != io::ErrorKind::PermissionDenied;
+            counts.then(|| refused(&target, exit::OS, &error.to_string()))
+        }
+    }
+}
+
+fn no_stdout(target: &Named) -> Failure {
+    refused(target, exit::USAGE, "needs -f (--foreground): in the background there is no stdout")
+}
+
+fn refused(target: &Named, code: u8, text: &str) -> Failure {
+    let text = format!("--access-log {}: {text}", target.name);
+    match &target.typed.at {
+        Some(at) => Failure::new(exit::CONFIG, format!("{at}: {text}")),
+        None => Failure::new(code, format!("balance: {text}")),
+    }
 }
 
 impl OpenedLog {

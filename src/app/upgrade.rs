@@ -256,7 +256,7 @@ impl Upgrader {
             self.tell(Severity::Notice, format!("process {pid} asks for the ports"));
             let offer = Offer { listeners_only: true, ..offer };
             is_offered = true;
-            self.work(HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger, None)
+            Work::new(&self.means, HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger, None).run()
         });
         if let (Err(why), Ok(stream), false) = (&outcome, refusal, is_offered) {
             work::say_why_not(&HandoverStream::from(stream), why);
@@ -308,6 +308,7 @@ impl Upgrader {
             .or_else(|| self.origin.program.clone())
             .ok_or("where this program is, is unknown; give its path")?;
         let program = std::path::absolute(&program).unwrap_or(program);
+        let is_other = self.origin.program.as_ref() != Some(&program);
         let (mut offer, listeners) = self.offer()?;
         offer.program = program.as_os_str().as_bytes().to_vec();
         let (ours, theirs) = pair()?;
@@ -327,19 +328,8 @@ impl Upgrader {
         let pid = self.start(&program, &input, footing)?;
         let kin = Kin::of(pid, footing);
         self.tell(Severity::Notice, format!("process {pid} was started to take over: {}", program.display()));
-        self.work(stream, pid, offer, rest, kin, Some(input))
-    }
-
-    fn work(
-        &self,
-        stream: HandoverStream,
-        pid: Pid,
-        offer: Offer,
-        listeners: Option<Vec<Arc<OwnedFd>>>,
-        kin: Kin,
-        input: Option<UnixStream>,
-    ) -> Result<(Pid, String), String> {
-        Work::new(&self.means, stream, pid, offer, listeners, kin, input).run()
+        let work = Work::new(&self.means, stream, pid, offer, rest, kin, Some(input));
+        if is_other { work.naming(&program).run() } else { work.run() }
     }
 
     /// The offer and its descriptors.

@@ -20,7 +20,7 @@ use crate::names::resolve;
 use crate::net::server::Server;
 use crate::observe::{Event, Log, Severity};
 use crate::spec::{HttpSpec, ProcessSpec};
-use crate::sys::{Clock, scheduling};
+use crate::sys::{Clock, scheduling, socket};
 
 /// How long a start waits for a port that the previous process is just closing.
 const BIND_PATIENCE: Duration = Duration::from_millis(500);
@@ -76,11 +76,23 @@ pub(super) fn open(
                 // that.
                 let _ = rustix::net::shutdown(&fd, rustix::net::Shutdown::Read);
             }
-            bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not(&e)))?
+            bind(&addresses).map_err(|e| failure(http, exit::OS, &why_not_bound(&e)))?
         }
     };
     let name = http.host.clone().filter(|host| host.parse::<std::net::IpAddr>().is_err());
     Ok(Some(Web { listener, name, token_file }))
+}
+
+/// Why a start could not open the port of `--http` at any address; `None`: this host has one of them. Takes
+/// no port. An unknown host is another failure.
+pub(super) fn why_not(settings: &ProcessSpec) -> Option<Failure> {
+    let http = settings.http.as_ref()?;
+    let tried = addresses(http).ok()?.into_iter().map(|mut address| {
+        address.set_port(0);
+        socket::may_come_from(address)
+    });
+    let error = tried.reduce(Result::or)?.err()?;
+    Some(failure(http, exit::OS, &why_not_bound(&error)))
 }
 
 /// The file of `--http-token-file`, after checking that it holds a token.
@@ -123,7 +135,7 @@ fn bind(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     }
 }
 
-fn why_not(error: &io::Error) -> String {
+fn why_not_bound(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!(

@@ -52,6 +52,15 @@ pub enum Access {
     ChangeByArguments,
 }
 
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// The channel has no connections.
+    Idle,
+    /// The channel is up, and a check or a connect that began after the command has succeeded.
+    Up,
+}
+
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -216,8 +225,8 @@ pub const COMMANDS: &[CommandWord] = &[
     ),
     CommandWord::new(
         "wait",
-        "<channel> [<time>]",
-        "waits until a channel has no connections",
+        "<channel> [up] [<time>]",
+        "waits until a channel has no connections; up: until it works",
         Access::Look,
         wait,
     ),
@@ -521,10 +530,12 @@ pub enum Command {
     SetPolicy(Policy),
     /// Disable a channel and say how many connections are left.
     Drain(Number),
-    /// Answer when a channel has no connections left, or when the time is over.
+    /// Answer when a channel has no connections left, or when it works, or when the time is over.
     Wait {
         /// Its number in the current group.
         channel: Number,
+        /// What to wait for.
+        until: Until,
         /// How long to wait; `None` = without a limit.
         patience: Option<Duration>,
     },
@@ -763,12 +774,17 @@ fn is_unix(word: &[u8]) -> bool {
 }
 
 fn wait(args: &[&[u8]]) -> Option<Command> {
-    let (channel, patience) = match args {
-        [channel] => (channel, None),
-        [channel, time] => (channel, Some(time_of(time)?)),
+    let (channel, rest) = args.split_first()?;
+    let (until, rest) = match rest {
+        [b"up", rest @ ..] => (Until::Up, rest),
+        rest => (Until::Idle, rest),
+    };
+    let patience = match rest {
+        [] => None,
+        [time] => Some(time_of(time)?),
         _ => return None,
     };
-    Some(Command::Wait { channel: Number::parse(channel)?, patience })
+    Some(Command::Wait { channel: Number::parse(channel)?, until, patience })
 }
 
 fn net_of(word: &[u8]) -> Result<IpNet, String> {
@@ -1029,7 +1045,7 @@ mod tests {
         // The usage is found by any legal prefix of a command.
         assert_eq!(usage("tap"), format!("usage: {TAP_USAGE}"));
         assert_eq!(usage("deny"), format!("usage: {DENY_USAGE}"));
-        assert_eq!(usage("w"), "usage: wait <channel> [<time>]");
+        assert_eq!(usage("w"), "usage: wait <channel> [up] [<time>]");
         assert_eq!(usage("debug"), "usage: debug [on|off]");
         for (line, changes) in
             [("debug", false), ("debug on", true), ("show; deb off", true), ("events 9", false)]

@@ -43,6 +43,7 @@ fn idle_plane() -> Plane {
         ended: Arc::new(|_| Vec::new()),
         look_up: Arc::new(|_| Some(Vec::new())),
         changed: Arc::new(|| ()),
+        asked: Arc::new(|| ()),
         connections: Arc::new(|| 0),
     }
 }
@@ -106,6 +107,7 @@ impl Instance {
                 changed: Arc::new(move || {
                     changes.fetch_add(1, Ordering::SeqCst);
                 }),
+                asked: Arc::new(|| ()),
                 connections: Arc::new(|| 5),
             },
             command_line: Arc::new(|now| format!("balance 1 # {} groups", now.groups.len())),

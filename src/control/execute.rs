@@ -11,12 +11,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::control::argument::{HostPort, Number};
-use crate::control::command::{Command, Form, SyntaxError};
+use crate::control::command::{Command, Form, SyntaxError, Until};
 use crate::control::doctor::Diagnosis;
 use crate::control::json::Document;
 use crate::control::ready::ReadyState;
 use crate::control::services::{CarriedCount, ResolvedName, ServiceSnapshot};
 use crate::control::tapping::{TapBounds, TapForm, TapStop, TapWanted};
+use crate::control::wire::printable;
 use crate::observe::PastEvent;
 use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ChannelSnapshot, EditError, EndedSnapshot, GroupId, Policy,
@@ -73,6 +74,12 @@ pub enum Reply {
     Idle(ChannelId),
     /// A channel still has this many connections, and the time is over.
     StillBusy(ChannelId, u32),
+    /// The program of an upgrade is not an absolute path.
+    RelativeProgram(String),
+    /// A channel works.
+    Works(ChannelId),
+    /// A channel does not work yet, and the time is over. The text says why, if that is known.
+    WorksNotYet(ChannelId, Option<String>),
     /// This many connections of a channel were closed.
     Kicked(ChannelId, usize),
     /// A channel was removed.
@@ -235,8 +242,8 @@ pub enum Effect {
     CloseConnections(ChannelKey),
     /// Close the connections of a channel and report how many there were.
     Kick(ChannelKey),
-    /// Wait until a channel has no connections, at most for this time; `None` = without a limit.
-    Wait(ChannelKey, Option<Duration>),
+    /// Wait until a channel has no connections or works, at most for this time; `None` = without a limit.
+    Wait(ChannelKey, Until, Option<Duration>),
     /// List all connections, or those of a channel.
     Sessions(Option<ChannelKey>, Form),
     /// List this many of the connections that ended last.
@@ -368,8 +375,8 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
             Some((key, before)) => drain(key, &before, table),
             None => Reply::NoSuchChannel(channel),
         },
-        Command::Wait { channel, patience } => match find(group, &channel, table) {
-            Some((key, _)) => Reply::Pending(Effect::Wait(key, patience)),
+        Command::Wait { channel, until, patience } => match find(group, &channel, table) {
+            Some((key, _)) => Reply::Pending(Effect::Wait(key, until, patience)),
             None => Reply::NoSuchChannel(channel),
         },
         Command::Kick(channel) => match find(group, &channel, table) {
@@ -430,6 +437,7 @@ pub fn apply(prepared: PreparedCommand, session: &mut Session, table: &mut Table
         Command::Use(word) => Reply::Pending(Effect::Use(word)),
         Command::Reopen => Reply::Pending(Effect::Reopen),
         Command::Reload { clean } => Reply::Pending(Effect::Reload(clean)),
+        Command::Upgrade(Some(path)) if !path.starts_with(b"/") => Reply::RelativeProgram(printable(&path)),
         Command::Upgrade(path) => Reply::Pending(Effect::Upgrade(path)),
         Command::Debug(is_debug) => Reply::Pending(Effect::Debug(is_debug)),
         Command::Ended(most, form) => Reply::Pending(Effect::Ended(most, form)),

@@ -31,7 +31,7 @@ pub const HANDED_OVER: u8 = 75;
 /// the caller may not do; 78 for wrong files; 65 for every other error.
 pub fn exit_code(reply: &Reply) -> u8 {
     match reply {
-        Reply::NoCommand(_) | Reply::NoTapFile | Reply::NeedsTerminal => 64,
+        Reply::NoCommand(_) | Reply::NoTapFile | Reply::NeedsTerminal | Reply::RelativeProgram(_) => 64,
         Reply::NoSuchChannel(_)
         | Reply::UnknownChannel
         | Reply::UnknownGroup
@@ -65,7 +65,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         Reply::Reopened(Some(Err(_))) => 71,
         Reply::LookedUp(Some(names)) if names.iter().all(|name| name.addresses.is_ok()) => 0,
         Reply::LookedUp(_) => 75,
-        Reply::StillBusy(..) | Reply::HandingOver | Reply::HandedOver => 75,
+        Reply::StillBusy(..) | Reply::WorksNotYet(..) | Reply::HandingOver | Reply::HandedOver => 75,
         Reply::Done
         | Reply::Quit
         | Reply::Kill(_)
@@ -80,6 +80,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::Pending(_)
         | Reply::Draining(..)
         | Reply::Idle(_)
+        | Reply::Works(_)
         | Reply::Kicked(..)
         | Reply::Removed(_)
         | Reply::WeightChanged(..)
@@ -191,6 +192,17 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::Idle(channel) => writeln!(out, "channel {} idle", channel.index()),
         Reply::StillBusy(channel, left) => {
             writeln!(out, "channel {} still has {}", channel.index(), connections(*left as usize))
+        }
+        Reply::RelativeProgram(path) => writeln!(
+            out,
+            "upgrade: {path:?} is not an absolute path, and balance runs in another directory than you; give an absolute one, such as \
+             $PWD/{}",
+            path.trim_start_matches("./")
+        ),
+        Reply::Works(channel) => writeln!(out, "channel {} up", channel.index()),
+        Reply::WorksNotYet(channel, why) => {
+            let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            writeln!(out, "channel {} is not up yet{why}", channel.index())
         }
         Reply::Kicked(channel, count) => {
             writeln!(out, "channel {} kicked, {} closed", channel.index(), connections(*count))
@@ -537,7 +549,7 @@ available commands:
   version                        show version id
   status [json]                  shows state and failures of all channels
   drain <channel>                disables a channel and prints how many connections are left
-  wait <channel> [<time>]        waits until a channel has no connections
+  wait <channel> [up] [<time>]   waits until a channel has no connections; up: until it works
   kick <channel>                 closes all connections of a channel
   remove <channel>               removes a disabled channel without connections
   weight <channel> <weight>      specifies new weight (0 to 256) for channel of current group

@@ -99,6 +99,8 @@ pub struct Plane {
     pub look_up: Arc<dyn Fn(Option<ChannelKey>) -> Option<Vec<ResolvedName>> + Send + Sync>,
     /// Must be called after each change of the table.
     pub changed: Arc<dyn Fn() + Send + Sync>,
+    /// Must be called after the table was asked whether a channel works: a check may be due.
+    pub asked: Arc<dyn Fn() + Send + Sync>,
     /// Number of clients accepted and not yet closed.
     pub connections: Arc<dyn Fn() -> usize + Send + Sync>,
 }

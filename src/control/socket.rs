@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::control::command::{self, Command, Form, SyntaxError};
+use crate::control::argument::Number;
+use crate::control::command::{self, Command, Form, SyntaxError, Until};
 use crate::control::denying::{denials, denied, deny, undeny};
 use crate::control::directory::{process_name, service_entry_name};
 use crate::control::doctor;
@@ -440,8 +441,8 @@ impl ControlState {
                 (reply, false)
             }
             Some(Effect::Kick(key)) => (Reply::Kicked(key.channel, (plane.close_connections)(key)), false),
-            Some(Effect::Wait(key, patience)) => {
-                let reply = self.wait_until_idle(conversation, key, patience, stream);
+            Some(Effect::Wait(key, until, patience)) => {
+                let reply = self.wait(conversation, key, (until, patience), stream);
                 let last = matches!(reply, Reply::HandedOver);
                 (reply, last)
             }
@@ -600,13 +601,13 @@ impl ControlState {
         *self.hold.read().unwrap_or_else(PoisonError::into_inner) != Hold::Ours
     }
 
-    /// Carries out `wait`: looks at the channel from time to time until it has no connections, the time is
-    /// over, the client has gone, or the instance stops.
-    fn wait_until_idle(
+    /// Carries out `wait`: looks at the channel from time to time until it has no connections or works, the
+    /// time is over, the client has gone, or the instance stops.
+    fn wait(
         &self,
         conversation: &Conversation,
         key: ChannelKey,
-        patience: Option<Duration>,
+        (until, patience): (Until, Option<Duration>),
         stream: &UnixStream,
     ) -> Reply {
         let service = &conversation.service;
@@ -619,19 +620,49 @@ impl ControlState {
             // just ended.
             is_last |= is_over || self.sessions().is_stopped();
             let hold = self.hold.read().unwrap_or_else(PoisonError::into_inner);
-            let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
+            // Nobody checks the channels of a service that has been stopped.
+            is_last |= until == Until::Up && service.is_killed();
+            let (reply, is_done) = match until {
+                Until::Idle => is_idle(service, key, now),
+                Until::Up => is_up(service, key, (begun, now)),
+            };
             match *hold {
                 Hold::Theirs if !conversation.is_late => return Reply::HandedOver,
                 // Connections that are not here any more may live on in the other process.
                 Hold::Held => {}
-                Hold::Ours | Hold::Theirs if active == 0 => return Reply::Idle(key.channel),
+                Hold::Ours | Hold::Theirs if is_done => return reply,
                 Hold::Ours | Hold::Theirs => {}
             }
             drop(hold);
             if is_last {
-                return Reply::StillBusy(key.channel, active);
+                return reply;
             }
             is_last = has_gone(stream, &LOOK_AGAIN);
+        }
+    }
+}
+
+/// Has the channel no connections? Returns the answer for now, and whether that was what is waited for.
+fn is_idle(service: &ManagedService, key: ChannelKey, now: Duration) -> (Reply, bool) {
+    let active = service.table.lock_at(now).channel(key).map_or(0, |channel| channel.active);
+    match active {
+        0 => (Reply::Idle(key.channel), true),
+        _ => (Reply::StillBusy(key.channel, active), false),
+    }
+}
+
+/// Has the channel worked since `begun`? Returns the answer for now, and whether that was what is waited for.
+fn is_up(service: &ManagedService, key: ChannelKey, (begun, now): (Duration, Duration)) -> (Reply, bool) {
+    let (is_proven, why) = {
+        let mut table = service.table.lock_at(now);
+        (table.ask(key, begun), table.channel(key).and_then(|channel| channel.health.why))
+    };
+    match is_proven {
+        None => (Reply::NoSuchChannel(Number::from(key.channel.index() as u64)), true),
+        Some(true) => (Reply::Works(key.channel), true),
+        Some(false) => {
+            (service.plane.asked)();
+            (Reply::WorksNotYet(key.channel, why), false)
         }
     }
 }

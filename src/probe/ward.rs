@@ -82,7 +82,7 @@ impl Ward {
     /// The order to the engine for a probe.
     pub(super) fn order(&self, id: u64, probe: &Probe) -> Order {
         let (check, timeout, port) = match probe.purpose {
-            Purpose::Return | Purpose::Doubt => {
+            Purpose::Return | Purpose::Doubt | Purpose::Asked => {
                 (Arc::new(Check::Tcp), self.connect_timeout.min(RETURN_PATIENCE), None)
             }
             Purpose::Check => {

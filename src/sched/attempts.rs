@@ -60,7 +60,7 @@ impl Table {
             return Vec::new();
         }
         let by = match probe.purpose {
-            Purpose::Return | Purpose::Doubt => Purpose::Return,
+            Purpose::Return | Purpose::Doubt | Purpose::Asked => Purpose::Return,
             Purpose::Check => Purpose::Check,
         };
         // If no address passed, none is worse than another.

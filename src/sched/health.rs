@@ -132,6 +132,8 @@ pub enum Purpose {
     Doubt,
     /// The health check that the operator configured.
     Check,
+    /// An operator waits for a channel without checks: does it take connections now?
+    Asked,
 }
 
 /// The result of a probe.
@@ -198,6 +200,12 @@ pub(super) struct Health {
     doubt_at: Option<Duration>,
     /// When it was last probed for that reason.
     doubted_at: Option<Duration>,
+    /// When it is probed because an operator waits for its answer.
+    asked_at: Option<Duration>,
+    /// When the running probe, or the last one, began.
+    begun_at: Duration,
+    /// When the last successful probe began. With checks, only a check counts.
+    proven_at: Option<Duration>,
     mode: CheckMode,
     /// Has anything been learned about it?
     is_tried: bool,
@@ -232,6 +240,9 @@ impl Health {
             check_at: mode.of(rules).map(|check| now + share(check.interval.min(FIRST_DELAY), random)),
             doubt_at: None,
             doubted_at: None,
+            asked_at: None,
+            begun_at: now,
+            proven_at: None,
             is_tried: false,
             in_flight: None,
             serial: 0,
@@ -486,6 +497,24 @@ impl Health {
         }
     }
 
+    /// An operator waits for it: the probe that shows whether it works is made soon.
+    pub(super) fn ask(&mut self, rules: &HealthRules, now: Duration) {
+        let soon = self.begun_at.saturating_add(FIRST_DELAY).max(now);
+        if self.mode.of(rules).is_none() {
+            self.asked_at = self.asked_at.or(Some(soon));
+        }
+        self.check_at = self.check_at.map(|at| at.min(soon));
+        // A connect says nothing about one that takes connections and closes them.
+        if let Some(ejection) = self.ejection.as_mut().filter(|ejection| !ejection.closes) {
+            ejection.probe_at = ejection.probe_at.min(soon);
+        }
+    }
+
+    /// Is it up, and has a probe succeeded that began after this time?
+    pub(super) fn is_proven_after(&self, then: Duration) -> bool {
+        self.is_up() && self.proven_at.is_some_and(|at| at > then)
+    }
+
     fn doubt_probed(
         &mut self,
         rules: &HealthRules,
@@ -597,24 +626,30 @@ impl Health {
             return None;
         }
         let ejection = self.ejection.as_ref().map(|ejection| ejection.probe_at);
-        [ejection, self.doubt_at, self.check_at].into_iter().flatten().min()
+        [ejection, self.doubt_at, self.check_at, self.asked_at].into_iter().flatten().min()
     }
 
     /// Starts the probe that is due; returns its purpose and number. A probe for a return goes first.
     pub(super) fn begin_probe(&mut self, now: Duration) -> (Purpose, u32) {
         let returning = self.ejection.as_ref().is_some_and(|ejection| ejection.probe_at <= now);
         let doubting = self.doubt_at.is_some_and(|at| at <= now);
+        let asked = self.asked_at.is_some_and(|at| at <= now);
         let purpose = match (returning, doubting) {
             (true, _) => Purpose::Return,
             (false, true) => Purpose::Doubt,
+            (false, false) if asked => Purpose::Asked,
             (false, false) => Purpose::Check,
         };
+        if purpose != Purpose::Check {
+            self.asked_at = None;
+        }
         if returning || doubting {
             // Either purpose finds out whether it takes connections.
             (self.doubt_at, self.doubted_at) = (None, Some(now));
         }
         self.serial = self.serial.wrapping_add(1);
         self.in_flight = Some(purpose);
+        self.begun_at = now;
         (purpose, self.serial)
     }
 
@@ -630,7 +665,15 @@ impl Health {
         if serial != self.serial {
             return None;
         }
-        match self.in_flight.take()? {
+        let purpose = self.in_flight.take()?;
+        if result == ProbeResult::Good && (purpose == Purpose::Check || self.mode.of(rules).is_none()) {
+            self.proven_at = Some(self.begun_at);
+        }
+        match purpose {
+            Purpose::Asked => {
+                self.is_tried |= result == ProbeResult::Good;
+                None
+            }
             Purpose::Return => self.return_probed(rules, result, now, random),
             Purpose::Doubt => self.doubt_probed(rules, result, now, random),
             Purpose::Check => {

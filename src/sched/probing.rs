@@ -64,6 +64,27 @@ impl Table {
         self.agenda.next()
     }
 
+    /// Is this channel up, and has a probe of it succeeded that began after `then`? With checks, only a check
+    /// counts. If not, the next probe is due soon. `None`: there is no such channel.
+    pub fn ask(&mut self, key: ChannelKey, then: Duration) -> Option<bool> {
+        let (rules, now) = (self.rules.health, self.now);
+        // A channel that stands for several has no probes of its own.
+        let ones = self.ones(key);
+        let mut is_proven = false;
+        for one in ones {
+            let found = self.edit(one, |channel| {
+                let is_proven = channel.health.is_proven_after(then);
+                if !is_proven {
+                    channel.health.ask(&rules, now);
+                }
+                is_proven
+            });
+            is_proven |= found.ok()?;
+            self.schedule(one);
+        }
+        Some(is_proven)
+    }
+
     /// Reports the result of a probe. It changes nothing if the channel is gone or has other addresses by
     /// now.
     pub fn probed(&mut self, probe: &Probe, result: ProbeResult) -> Option<Transition> {

@@ -121,10 +121,10 @@ fn every_answer_and_exit_code_of_an_idle_instance() {
         ("wait 0 1h", 0, "channel 0 idle"),
         ("wait 0 0", 0, "channel 0 idle"),
         ("wait 2", 65, "no such channel 2"),
-        ("wait", 64, "usage: wait <channel> [<time>]"),
-        ("wait 0 soon", 64, "usage: wait <channel> [<time>]"),
-        ("wait 0 -1", 64, "usage: wait <channel> [<time>]"),
-        ("wait 0 1 1", 64, "usage: wait <channel> [<time>]"),
+        ("wait", 64, "usage: wait <channel> [up] [<time>]"),
+        ("wait 0 soon", 64, "usage: wait <channel> [up] [<time>]"),
+        ("wait 0 -1", 64, "usage: wait <channel> [up] [<time>]"),
+        ("wait 0 1 1", 64, "usage: wait <channel> [up] [<time>]"),
         ("kick 1", 0, "channel 1 kicked, 0 connections closed"),
         ("kick 2", 65, "no such channel 2"),
         ("kick", 64, "usage: kick <channel>"),
@@ -151,7 +151,7 @@ fn every_answer_and_exit_code_of_an_idle_instance() {
         ("status 0", 64, "usage: status [json]"),
         ("policy leastconn", 0, "group 0 set to least connections"),
         ("group 7; kick 0", 65, "no such channel 0"),
-        ("wait 5; wait", 65, "no such channel 5\nusage: wait <channel> [<time>]"),
+        ("wait 5; wait", 65, "no such channel 5\nusage: wait <channel> [up] [<time>]"),
     ] {
         instance.ctl(command).code(code).out(&format!("{answer}\n"));
     }

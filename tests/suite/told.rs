@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use crate::harness::{
-    Client, Directory, Instance, Received, Refusing, Run, Server, Setup, eventually, own_address,
+    Client, Directory, Instance, Received, Refusing, Run, Server, Setup, eventually, needs_root, own_address,
 };
 
 #[test]
@@ -27,7 +27,7 @@ fn a_link_local_address_needs_its_interface() {
     }
     // That is a host and a limit, as ever.
     check(&["80", "fe80::1"]).code(65).err("; the IPv6 address is written [fe80::1]\n");
-    check(&["-b", "fe80::1%lo", "80", "fe80::1%lo", "[fe80::1%lo]:80"]).code(0);
+    check(&["--freebind", "-b", "fe80::1%lo", "80", "fe80::1%lo", "[fe80::1%lo]:80"]).code(0);
     let file =
         directory.file("services", "* -B fe80::1\n80 127.0.0.1:9 [fe80::1]:81\n").display().to_string();
     let said = check(&["--file", &file]).code(78).out("").stderr;
@@ -91,6 +91,59 @@ fn a_check_finds_what_a_start_would_refuse_and_takes_nothing() {
         .finish()
         .code(71)
         .err("balance: the limit of open files is 12, but ");
+}
+
+#[test]
+fn a_check_opens_the_access_log_and_asks_for_addresses_without_taking_anything() {
+    let directory = Directory::new();
+    let check = |args: &[&str]| Run::balance(&directory).arg("--check-only").args(args).finish();
+    let start = |args: &[&str]| Run::balance(&directory).args(args).finish();
+    // 203.0.113.0/24 is for documentation: no host has it.
+    for (args, code) in [
+        (&["--access-log", "/nonexistent/x", "80", "127.0.0.1"][..], 71),
+        (&["--access-log", "/", "80", "127.0.0.1"], 71),
+        (&["--access-log", "-", "80", "127.0.0.1"], 64),
+        (&["-b", "203.0.113.9", "80", "127.0.0.1"], 71),
+        (&["-b", "203.0.113.9", "8000-8009", "127.0.0.1"], 71),
+    ] {
+        let (said, then) = (check(args).code(code).out(""), start(args).code(code));
+        assert_eq!(said.stderr.lines().next(), then.stderr.lines().next(), "{args:?}");
+    }
+    let free = own_address();
+    let (host, port) = (free.ip().to_string(), free.port().to_string());
+    let http = ["--http", "203.0.113.9:7780", "-b", &host, &port, "127.0.0.1"];
+    let said = check(&http).code(71).out("").stderr;
+    assert_eq!(said, start(&http).code(71).stderr);
+    check(&["--freebind", "-b", "203.0.113.9", "80", "127.0.0.1"]).code(0);
+    // What is there stays as it is, and what is not there is not made.
+    let log = directory.file("access.log", "a line\n").display().to_string();
+    check(&["--access-log", &log, "80", "127.0.0.1"]).code(0);
+    assert_eq!(std::fs::read_to_string(&log).expect("readable"), "a line\n");
+    std::fs::remove_file(&log).expect("our own");
+    check(&["--access-log", &log, "80", "127.0.0.1"]).code(0);
+    assert!(!std::path::Path::new(&log).exists(), "a check makes nothing");
+    // All at once, with their places in a file.
+    let text = "* --access-log /nonexistent/x\n* --http 203.0.113.9:7780\n80 -b 203.0.113.9 127.0.0.1\n";
+    let file = directory.file("services", text).display().to_string();
+    let said = check(&["--file", &file]).code(78).out("").stderr;
+    assert!(said.ends_with("balance: 3 errors; nothing was started\n"), "{said}");
+    // A port that another program has is not missed: the running instance may be the one.
+    let _taken = std::net::TcpListener::bind(free).expect("a free port");
+    check(&["-b", &host, &port, "127.0.0.1"]).code(0).out("1 service, 1 channel\n");
+}
+
+#[test]
+fn a_check_opens_the_access_log_as_the_user_of_the_service() {
+    if needs_root("becoming another user") {
+        return;
+    }
+    let directory = Directory::new();
+    let log = directory.file("access.log", "").display().to_string();
+    let args = ["--user", "nobody", "--access-log", &log, "80", "127.0.0.1"];
+    let check = || Run::balance(&directory).arg("--check-only").args(args).finish();
+    check().code(71).out("").err(&format!("balance: --access-log {log}: Permission denied"));
+    std::os::unix::fs::chown(&log, Some(65_534), None).expect("root may");
+    check().code(0);
 }
 
 #[test]

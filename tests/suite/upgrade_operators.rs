@@ -76,6 +76,7 @@ fn a_link_to_another_version_is_followed() {
     point("1");
     let other = directory.join("2").join("balance");
     let told = instance.ctl(&format!("upgrade {}", other.display())).code(0).stdout;
+    assert!(told.contains(&format!("(4.0.0, {}) serves now: ", other.display())), "{told}");
     let pid = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named");
     instance.succeed(pid);
     instance.upgrade();
@@ -350,4 +351,22 @@ fn what_there_is_no_room_for_stays_where_it_is() {
     drop(clients);
     instance.succeed(pid.expect("its number"));
     instance.terminate();
+}
+
+#[test]
+fn a_path_that_is_not_absolute_is_refused_because_the_process_has_another_directory() {
+    let server = Server::echo();
+    let instance = Instance::before(&[&server]);
+    for (path, shown) in [("bin/true", "bin/true"), ("./bin/true", "bin/true"), ("true", "true")] {
+        let said = instance.ctl(&format!("upgrade {path}")).code(64).stdout;
+        assert_eq!(
+            said,
+            format!(
+                "upgrade: \"{path}\" is not an absolute path, and balance runs in another directory than you; give an absolute \
+                 one, such as $PWD/{shown}\n"
+            )
+        );
+    }
+    assert_eq!(instance.processes().len(), 1, "nothing was started");
+    instance.end();
 }

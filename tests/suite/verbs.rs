@@ -12,7 +12,8 @@ use rustix::process::Signal;
 
 use crate::failover::name_of;
 use crate::harness::{
-    BALANCE, BlackHole, Client, Direction, Instance, Over, Received, Run, Server, Stream, eventually,
+    BALANCE, BlackHole, Client, Direction, Got, Instance, Load, Over, Received, Revivable, Run, Server,
+    Stream, Visit, eventually,
 };
 
 /// How many controllers are in a session with it.
@@ -352,4 +353,68 @@ fn a_channel_with_another_address_has_no_connect_times_of_the_old_one() {
     assert_eq!(instance.names(1), "b");
     assert_ne!(instance.status()[0].p50, "-");
     instance.end();
+}
+
+/// Servers that are restarted one after another lose nobody, if the next one is drained only when the last one has
+/// answered.
+#[test]
+fn a_rolling_restart_with_servers_that_listen_late_loses_no_client() {
+    for options in [&["--check", "tcp", "--check-rise", "1"][..], &["--check", "tcp"], &[], &["--no-eject"]] {
+        let mut servers = ["a", "b"].map(Revivable::new);
+        let addresses = [&servers[0], &servers[1]].map(ToString::to_string);
+        let line: Vec<&str> = [options, &["PORT"], &[&addresses[0], &addresses[1]]].concat();
+        let instance = Instance::start(line);
+        let load = Load::on(instance.addr, 3);
+        load.await_more(20);
+        for (channel, server) in servers.iter_mut().enumerate() {
+            instance.ctl(&format!("drain {channel}; wait {channel} 30s")).code(0);
+            server.stop();
+            // It takes its time, and meanwhile nobody answers.
+            let told = instance.ctl(&format!("wait {channel} up 0.3")).code(75).stdout;
+            assert!(told.starts_with(&format!("channel {channel} is not up yet")), "{told}");
+            std::thread::scope(|scope| {
+                let up = scope.spawn(|| instance.ctl(&format!("wait {channel} up 60s; enable {channel}")));
+                load.await_more(200);
+                assert!(!up.is_finished(), "nobody listens there");
+                server.start();
+                let said = up.join().expect("a controller").code(0);
+                said.out(&format!("channel {channel} up\nchannel {channel} enabled\n"));
+            });
+        }
+        load.await_more(50);
+        let lost: Vec<Visit> =
+            load.finish().into_iter().filter(|visit| !matches!(visit.got, Got::Name(_))).collect();
+        assert!(lost.is_empty(), "{options:?}: {lost:?}");
+        instance.end();
+    }
+}
+
+#[test]
+fn wait_up_asks_the_server_and_believes_no_check_of_before() {
+    let mut server = Revivable::new("a");
+    // The next check is far away, so `status` shows what was true before.
+    let instance =
+        Instance::start(["--check", "tcp", "--check-interval", "10m", "PORT", &server.to_string()]);
+    eventually("the first check", || (instance.status()[0].health == "up").then_some(()));
+    instance.ctl("wait 0 up").code(0).out("channel 0 up\n");
+    server.stop();
+    assert_eq!(instance.status()[0].health, "up");
+    let said = instance.ctl("wait 0 up 200ms").code(75).stdout;
+    assert!(said.starts_with("channel 0 is not up yet"), "{said}");
+    server.start();
+    instance.ctl("wait 0 up 60s").code(0).out("channel 0 up\n");
+    // One that is removed meanwhile is waited for no longer, nor is one that nobody checks any more.
+    server.stop();
+    let waiter = at_work(&instance, "disable 0; wait 0 up");
+    instance.ctl("remove 0").code(0);
+    assert_eq!(outcome(waiter), (Some(65), "channel 0 disabled\nno such channel 0\n".to_owned()));
+    instance.end();
+    let instance = Instance::before(&[&server]);
+    let client = instance.connect();
+    let waiter = at_work(&instance, "wait 0 up");
+    instance.ctl("kill").code(0);
+    let (code, said) = outcome(waiter);
+    assert!(code == Some(75) && said.starts_with("channel 0 is not up yet"), "{code:?} {said}");
+    drop(client);
+    instance.killed();
 }

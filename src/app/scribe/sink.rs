@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{Access, AtFlags, CWD, OFlags};
 use rustix::io::Errno;
 
 use super::super::denied::{self, FileUse};
@@ -141,9 +141,30 @@ pub(super) struct FileSink {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    open_with(path, true)
+}
+
+/// Finds out whether the file could be opened, without making it.
+///
+/// # Errors
+/// It could not.
+pub(super) fn try_open(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    match open_with(&path, false) {
+        // There is nothing yet, so the directory counts.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(&path);
+            let access = Access::WRITE_OK | Access::EXEC_OK;
+            Ok(rustix::fs::accessat(CWD, directory, access, AtFlags::EACCESS)?)
+        }
+        opened => opened.map(drop),
+    }
+}
+
+fn open_with(path: &Path, create: bool) -> io::Result<File> {
     let opened = OpenOptions::new()
         .append(true)
-        .create(true)
+        .create(create)
         .mode(MODE)
         .custom_flags(FLAGS.bits().cast_signed())
         .open(path);

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -86,6 +87,8 @@ pub(super) struct Work<'a> {
     accepted: Vec<usize>,
     /// The version that the successor reports.
     version: String,
+    /// The program, if it is another one than ours.
+    program: Option<String>,
     offer: Offer,
     /// Descriptors to send with the offer. `None`: the offer was sent before the successor was started.
     listeners: Option<Vec<Arc<OwnedFd>>>,
@@ -132,6 +135,7 @@ impl<'a> Work<'a> {
             offered: means.roster.offered(),
             accepted: Vec::new(),
             version: String::new(),
+            program: None,
             offer,
             listeners,
             baseline: Vec::new(),
@@ -145,6 +149,22 @@ impl<'a> Work<'a> {
             packed_at: None,
             end: None,
         }
+    }
+
+    /// The answer names this program.
+    pub(super) fn naming(mut self, program: &Path) -> Self {
+        self.program = Some(program.display().to_string());
+        self
+    }
+
+    /// The version, and the program if it is another one.
+    fn called(&self) -> String {
+        [Some(&self.version), self.program.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     pub(super) fn run(mut self) -> Result<(Pid, String), String> {
@@ -162,7 +182,8 @@ impl<'a> Work<'a> {
                 let draining = self.left();
                 let what = format!(
                     "process {} ({}) serves now: carried {carried}, draining {draining}",
-                    self.pid, self.version
+                    self.pid,
+                    self.called()
                 );
                 self.leave();
                 Ok((self.pid, what))
@@ -173,7 +194,8 @@ impl<'a> Work<'a> {
                 let left = counted(left, "connection");
                 let what = format!(
                     "process {} ({}) serves now; it takes no connections over, and {left} {stay} here to their end",
-                    self.pid, self.version
+                    self.pid,
+                    self.called()
                 );
                 self.leave();
                 Ok((self.pid, what))

@@ -156,6 +156,7 @@ impl Health {
             Purpose::Return => self.return_due(),
             Purpose::Doubt => panic!("no client has left a channel for another one"),
             Purpose::Check => self.check_due,
+            Purpose::Asked => panic!("no operator waits for a channel here"),
         };
         let due = due.unwrap_or_else(|| panic!("nobody wants a {purpose:?} of {self:?}"));
         assert!(due.earliest <= now, "{purpose:?} too early, at {now:?}: {self:?}");
@@ -174,6 +175,7 @@ impl Health {
     ) -> Option<Happened> {
         let (_, purpose) = self.asked.take_if(|&mut (asked, _)| asked == id)?;
         match purpose {
+            Purpose::Asked => panic!("no operator waits for a channel here"),
             Purpose::Return => self.return_answered(rules, result, now),
             Purpose::Doubt => None,
             Purpose::Check => {
