@@ -179,6 +179,13 @@ impl From<ListenError> for Failure {
             _ => "",
         };
         let is_place_taken = error.source.kind() == io::ErrorKind::AddrInUse;
+        let port = error.address.net().map(|address| address.port());
+        let hint = match error.source.kind() {
+            io::ErrorKind::PermissionDenied if port.is_some_and(|port| (1..1024).contains(&port)) => {
+                "\nbalance: ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            }
+            _ => hint,
+        };
         Self { is_place_taken, ..Self::new(exit::OS, format!("{error}{hint}")) }
     }
 }
@@ -188,11 +195,26 @@ pub fn run(argv: Vec<OsString>) -> ExitCode {
     match dispatch(&argv) {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message, .. }) => {
+            let message = with_what_was_meant(message, &argv);
             let end = if message.ends_with('\n') || message.is_empty() { "" } else { "\n" };
             // If stderr is closed, nobody wants the message.
             let _ = write!(io::stderr(), "{message}{end}");
             ExitCode::from(code)
         }
+    }
+}
+
+/// Adds what the command line probably means, if PORT or a channel is wrong. For both, the first line is that
+/// of 3.57.
+fn with_what_was_meant(message: String, argv: &[OsString]) -> String {
+    let first = message.lines().next().unwrap_or_default();
+    let is_port_wrong = first.starts_with("invalid port [");
+    if !is_port_wrong && !first.starts_with("unknown or invalid address [") {
+        return message;
+    }
+    match config::what_was_meant(argv, is_port_wrong) {
+        Some(meant) => format!("{first}\nbalance: {meant}"),
+        None => message,
     }
 }
 

@@ -30,11 +30,17 @@ _balance() {
             fi
             case "${prev}" in
                 --bind)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 -b)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --socket-mode)
@@ -84,11 +90,17 @@ _balance() {
                     return 0
                     ;;
                 --source)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 -B)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=("${cur}")
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o nospace
+                    fi
                     return 0
                     ;;
                 --connect-timeout)
@@ -169,10 +181,7 @@ _balance() {
                     return 0
                     ;;
                 --policy)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "rr leastconn p2c first hash" -- "${cur}"))
                     return 0
                     ;;
                 --hash-balance)
@@ -197,10 +206,7 @@ _balance() {
                     return 0
                     ;;
                 --check)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "tcp http:/ expect: send: exec:/" -- "${cur}"))
                     return 0
                     ;;
                 --check-interval)
@@ -329,17 +335,11 @@ _balance() {
                     return 0
                     ;;
                 --command)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "create assign disable enable group hash help kill maxc mrtg-bytes mrtg-conns quit reset rr show version status drain wait kick remove weight policy sessions close save services use reload reopen pause resume upgrade events debug ready tap doctor top ended deny undeny denied resolve" -- "${cur}"))
                     return 0
                     ;;
                 -c)
-                    COMPREPLY=("${cur}")
-                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-                        compopt -o nospace
-                    fi
+                    COMPREPLY=($(compgen -W "create assign disable enable group hash help kill maxc mrtg-bytes mrtg-conns quit reset rr show version status drain wait kick remove weight policy sessions close save services use reload reopen pause resume upgrade events debug ready tap doctor top ended deny undeny denied resolve" -- "${cur}"))
                     return 0
                     ;;
                 --workers)

@@ -14,11 +14,19 @@ complete -c balance -s T -l idle-timeout -d 'Close a connection after this long 
 complete -c balance -l half-close-timeout -d 'Close a half-closed connection after this long without a byte [default: 10m; 0 means never]' -r -f
 complete -c balance -s k -l server-keepalive -d 'Set TCP keepalive for connections to channels' -r -f
 complete -c balance -l proxy-tlv -d 'Add these values to PROXY headers (version 2): unique-id, crc32c' -r -f
-complete -c balance -l policy -d 'Choose a channel by: rr, leastconn, p2c, first or hash [default: rr]' -r -f
+complete -c balance -l policy -d 'Choose a channel by: rr, leastconn, p2c, first or hash [default: rr]' -r -f -a "rr\t''
+leastconn\t''
+p2c\t''
+first\t''
+hash\t''"
 complete -c balance -l hash-balance -d 'Maximum load of one channel in a hash group, as a multiple of the average' -r -f
 complete -c balance -l slow-start -d 'Raise a returning channel\'s share over this time' -r -f
 complete -c balance -l first-byte -d 'Eject a channel that sends nothing for TIME while others answer [default: 0 (never)]' -r -f
-complete -c balance -l check -d 'Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG' -r -f
+complete -c balance -l check -d 'Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG' -r -f -a "tcp\t''
+http:/\t''
+expect:\t''
+send:\t''
+exec:/\t''"
 complete -c balance -l check-interval -d 'Time between two checks [default: 2s]' -r -f
 complete -c balance -l check-timeout -d 'Time a check may take [default: 1s]' -r -f
 complete -c balance -l check-rise -d 'Number of good checks in a row that bring a channel up [default: 2]' -r -f
@@ -41,7 +49,50 @@ complete -c balance -l queue -d 'Number of clients that may wait for room [defau
 complete -c balance -l queue-timeout -d 'Close a client that has waited this long in the queue [default: 5s]' -r -f
 complete -c balance -l pause-timeout -d 'Close a client that has waited this long for a resume [default: 60s]' -r -f
 complete -c balance -l max-lifetime -d 'Close a connection at this age [default: 0 (never)]' -r -f
-complete -c balance -s c -l command -d 'Send commands, separated by \';\', and print the answers' -r -f
+complete -c balance -s c -l command -d 'Send commands, separated by \';\', and print the answers' -r -f -a "create\t''
+assign\t''
+disable\t''
+enable\t''
+group\t''
+hash\t''
+help\t''
+kill\t''
+maxc\t''
+mrtg-bytes\t''
+mrtg-conns\t''
+quit\t''
+reset\t''
+rr\t''
+show\t''
+version\t''
+status\t''
+drain\t''
+wait\t''
+kick\t''
+remove\t''
+weight\t''
+policy\t''
+sessions\t''
+close\t''
+save\t''
+services\t''
+use\t''
+reload\t''
+reopen\t''
+pause\t''
+resume\t''
+upgrade\t''
+events\t''
+debug\t''
+ready\t''
+tap\t''
+doctor\t''
+top\t''
+ended\t''
+deny\t''
+undeny\t''
+denied\t''
+resolve\t''"
 complete -c balance -l workers -d 'Number of threads that move data [default: one per core]' -r -f
 complete -c balance -l busy-poll -d 'Poll for events for a moment before a worker sleeps [default: off]' -r -f -a "on\t''
 off\t''"

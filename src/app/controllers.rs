@@ -194,7 +194,9 @@ impl Environment {
                 "balance: no port and no running service has this name; balance --list shows those that run"
                     .to_owned()
             });
-            Failure::new(failure.code, format!("{}\n{why}", failure.message))
+            // The rest of the message is for a start.
+            let first = failure.message.lines().next().unwrap_or_default();
+            Failure::new(failure.code, format!("{first}\n{why}"))
         })?;
         let addresses = match &instance.bind {
             None => None,
@@ -332,7 +334,10 @@ pub(super) fn bind(
             Err(Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {e}")))
         }
         Err(e) => {
-            log.tell(&Event::NoRendezvous { cause: e.to_string() });
+            let cause = format!(
+                "{e}; no command will find this instance. Set BALANCE_RUN_DIR to a directory of yours, here and for balance -c"
+            );
+            log.tell(&Event::NoRendezvous { cause });
             Ok(None)
         }
     }

@@ -146,9 +146,11 @@ pub(super) fn start(
         replace::refuse_hidden(&services, environment)?;
     }
     let prepared = prepare(services, &mut kept, got, workers, seed).map_err(|mut failure| {
-        if failure.is_place_taken
-            && let Some(advice) = replace::advice(&spans, !heirs.is_empty(), environment)
-        {
+        if failure.is_place_taken {
+            let advice = replace::advice(&spans, !heirs.is_empty(), environment);
+            // Several failures are a list with an end of its own.
+            let is_one = failure.message.trim_end().lines().count() == 1;
+            let Some(advice) = advice.or_else(|| is_one.then(|| who_has_it(&spans))) else { return failure };
             failure.message = format!("{}\n{advice}", failure.message.trim_end());
         }
         failure
@@ -245,6 +247,17 @@ pub(super) fn start(
     log.greet(&greeting(&listen, channels));
     log.tell(&Event::Started { listen, pid: std::process::id() });
     Ok(serve_to_the_end(shutdown, at_work, settings, &log))
+}
+
+/// What to type about a port that another program has.
+fn who_has_it(wanted: &[ListenSpan]) -> String {
+    match wanted {
+        [span] if span.unix().is_none() && span.listeners() == 1 => {
+            format!("balance: find what has the port: ss -ltnp 'sport = :{}'", span.first().port())
+        }
+        [span] if span.unix().is_some() => "balance: find what listens there: ss -lxp".to_owned(),
+        _ => "balance: find what has the ports: ss -ltnp".to_owned(),
+    }
 }
 
 /// Makes services from their lines, including changes by hand. `got` is asked for an existing listener for
@@ -452,6 +465,19 @@ fn too_few_descriptors(limit: u64, needed: usize, workers: usize, ports: usize) 
     Failure::new(exit::OS, text)
 }
 
+/// The arguments that name a service for `-c`.
+fn asked_by(spec: &ServiceSpec, span: ListenSpan) -> String {
+    match (&spec.name, span.first()) {
+        (Some(name), _) => name.as_str().to_owned(),
+        (None, Address::Unix(name)) => name.to_string(),
+        (None, Address::Net(at)) if !at.ip().is_unspecified() => {
+            format!("-b {} {}", at.ip().to_canonical(), at.port())
+        }
+        (None, Address::Net(at)) if at.is_ipv6() => format!("-6 {}", at.port()),
+        (None, Address::Net(at)) => at.port().to_string(),
+    }
+}
+
 /// Warns of settings that are possible but hardly intended.
 fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foreground: bool, warn: &Log) {
     let tell = |text| warn.tell(&Event::Note { severity: Severity::Warning, text });
@@ -460,6 +486,14 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
     }
     for service in services {
         let spec = &service.parts.spec;
+        let now = service.parts.table.lock().snapshot();
+        if now.groups.iter().all(|group| group.channels.is_empty()) {
+            let text = format!(
+                "no channels: every client is closed until you create one: balance -c \"create HOST PORT; enable 0\" {}",
+                asked_by(spec, service.parts.span)
+            );
+            service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
+        }
         let checks = refused::why_no_programs(spec).into_iter().map(|(_, why)| why);
         for text in checks.chain(spec.on_change.as_ref().and_then(refused::why_no_hook)) {
             // The program may be installed later, so this is only a warning.

@@ -296,8 +296,8 @@ fn wrong_usage_is_told_in_one_line_that_names_the_word_and_the_cure() {
     let table: &[(&[&str], &str)] = &[
         (&[], "no PORT; give a number from 1 to 65535 or the name of a service"),
         (&["-f"], "no PORT; give a number from 1 to 65535 or the name of a service"),
-        (&["-i"], "no PORT; give a number from 1 to 65535 or the name of a service"),
-        (&["-c", "show"], "no PORT; give a number from 1 to 65535 or the name of a service"),
+        (&["-i"], "no PORT; say which instance: balance -i PORT ('balance --list' shows them)"),
+        (&["-c", "show"], "no PORT; say which instance: balance -c CMD PORT ('balance --list' shows them)"),
         (&["-z", "80"], "unknown option '-z'; 'balance --help' lists all options"),
         (&["-fz", "80"], "unknown option '-z'; 'balance --help' lists all options"),
         (&["80", "-5"], "unknown option '-5'; 'balance --help' lists all options"),
@@ -369,8 +369,11 @@ fn what_cannot_be_a_port_is_an_invalid_port() {
             let words: Vec<_> = mode.iter().copied().chain([word]).collect();
             let Err(Refused::Other(error)) = invoke(&argv(&words)) else { panic!("{words:?} is legal") };
             assert_eq!(error.wrong, Wrong::Port { word: word.to_owned() });
-            let why = if word == "80:81" { "\nbalance: a range is written 80-81" } else { "" };
-            assert_eq!(error.to_string(), format!("invalid port [{word}], exiting.{why}"));
+            let why = match word {
+                "80:81" => "a range is written 80-81",
+                _ => "give a number from 1 to 65535 or the name of a service",
+            };
+            assert_eq!(error.to_string(), format!("invalid port [{word}], exiting.\nbalance: {why}"));
         }
     }
 }
@@ -430,9 +433,12 @@ fn help_version_and_the_printed_pages_need_no_port() {
     };
     let help = printed(&["--help"]);
     assert!(help.contains("Usage: balance [-b addr] [-B addr]"), "{help}");
-    assert!(help.contains("\n  balance -fp imap mailserver\n"), "{help}");
+    assert!(help.starts_with("balance - TCP load balancer: "), "{help}");
+    for line in super::usage::HELP_EXAMPLES {
+        assert!(help.contains(&format!("\n  {line}\n")), "{line}: {help}");
+    }
     assert!(help.contains("mrtg-conns"), "{help}");
-    assert!(help.lines().count() < 210, "{help}");
+    assert!(help.lines().count() < 220, "{help}");
     let version = format!("balance {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(printed(&["-f", "--version"]), version);
     assert_eq!(printed(&["-z", "80", "--help"]), help);

@@ -112,7 +112,13 @@ pub fn parse(argv: &[OsString]) -> Result<Invocation, LineError> {
         }));
     }
     if split.positionals.is_empty() {
-        return Err(usage(NO_PORT));
+        let asking = [(ask.interactive, "-i"), (ask.command.is_some(), "-c CMD")];
+        return Err(match asking.iter().find(|(is_given, _)| *is_given) {
+            Some((_, how)) => usage(format!(
+                "no PORT; say which instance: balance {how} PORT ('balance --list' shows them)"
+            )),
+            None => usage(NO_PORT),
+        });
     }
     let mut errors = Vec::new();
     let is_asking = ask.interactive || ask.command.is_some();

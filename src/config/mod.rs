@@ -20,6 +20,7 @@ mod invocation;
 mod lex;
 mod line;
 mod man;
+mod meant;
 mod nets;
 #[cfg(test)]
 mod new_options;
@@ -51,6 +52,7 @@ pub use groups::read_groups;
 pub use host::is_host;
 pub use invocation::{Files, Instance, Invocation, Serve, parse};
 pub use line::{command_line, option_changes, print_line, print_process, process_changes, read_line};
+pub use meant::what_was_meant;
 pub use nets::{parse_net, parse_net_around, parse_nets, print_net};
 pub use places::{ListenAddress, Places};
 pub use policy::{policy_name, policy_named};

@@ -67,12 +67,15 @@ fn option(section: &'static str, row: &Row) -> Arg {
         Value::OneOf(name, words) => {
             arg.value_name(name).value_parser(PossibleValuesParser::new(words)).hide_possible_values(true)
         }
+        Value::Like(name, words) => {
+            arg.value_name(name).value_parser(PossibleValuesParser::new(words())).hide_possible_values(true)
+        }
     }
 }
 
 /// What `--help` prints.
 pub(super) fn help() -> String {
-    command().render_help().to_string()
+    command().about(format!("balance - {ABOUT}")).render_help().to_string()
 }
 
 /// What `--version` prints.
@@ -87,8 +90,14 @@ pub(super) fn completions(shell: Shell) -> Vec<u8> {
         Shell::Zsh => aot::Shell::Zsh,
         Shell::Fish => aot::Shell::Fish,
     };
+    let mut command = command();
+    if shell == aot::Shell::Bash {
+        // There the generator offers names of files in the place of hosts.
+        let is_host = |arg: &Arg| arg.get_value_hint() == ValueHint::Hostname;
+        command = command.mut_args(|arg| if is_host(&arg) { arg.value_hint(ValueHint::Other) } else { arg });
+    }
     let mut script = Vec::new();
-    aot::generate(shell, &mut command(), "balance", &mut script);
+    aot::generate(shell, &mut command, "balance", &mut script);
     script
 }
 

@@ -51,6 +51,8 @@ pub(super) enum Value {
     Program,
     /// One of these words; the first field is the name in help.
     OneOf(&'static str, &'static [&'static str]),
+    /// Any word, and those that a shell offers; the first field is the name in help.
+    Like(&'static str, fn() -> Vec<&'static str>),
 }
 
 /// What an option belongs to.
@@ -115,7 +117,7 @@ impl Value {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Flag => "",
-            Self::Word(name) | Self::OneOf(name, _) => name,
+            Self::Word(name) | Self::OneOf(name, _) | Self::Like(name, _) => name,
             Self::Host => "ADDR",
             Self::Hosts => "ADDR[,ADDR]",
             Self::Path => "FILE",

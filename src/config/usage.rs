@@ -5,7 +5,7 @@
 //! Source: docs/compatibility.md, "Command line" and "The command language".
 
 /// What the program is.
-pub(super) const ABOUT: &str = "a TCP load balancer that hands the clients of a port to several servers";
+pub(super) const ABOUT: &str = "TCP load balancer: shares the clients of a port among servers";
 
 /// A word of the command line that is not an option.
 pub(super) struct Positional {
@@ -25,7 +25,7 @@ FIRST-LAST means all these ports, as in 20000-20999 (docs/port-ranges.md). unix:
 
 pub(super) const CHANNEL: Positional = Positional {
     name: "CHANNEL",
-    help: "Server, as host[:port[:maxc]]; an IPv6 address as [addr]:port:maxc, a Unix socket as unix:/PATH or unix:@NAME. '!' ends a group, '%' ends it and makes it a hash group. '@NAME' begins the groups of clients that ask for NAME, '@' those of all others",
+    help: "Server, as HOST[:PORT[:MAXC]]; MAXC is the maximum number of connections. An IPv6 address is [ADDR]:PORT:MAXC, a Unix socket unix:/PATH or unix:@NAME. '!' ends a group: the next group gets clients when all channels before it are down or full. '%' ends a group that chooses by the client's address. '@NAME' begins the groups for TLS clients that ask for NAME (SNI), '@' those for all others",
     more: "\
 A channel without a port, or with an empty one, gets PORT, or with FIRST-LAST the port that the client came to. maxc is the maximum number of simultaneous connections; 0 or nothing means no \
 limit. balance tries the groups in the order given. An IPv6 address needs no brackets if it is the whole word and has \
@@ -42,10 +42,10 @@ The word \"-\" in place of a channel skips its number: in \"host1 - host3\", hos
 /// The ways to call the program.
 pub(super) const SYNOPSIS: [&str; 6] = [
     "balance [-b addr] [-B addr] [-t sec] [-T sec] [-adfpHM6] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
-    "balance [-b addr] -i [-d] [-M] PORT|NAME",
-    "balance [-b addr] -c CMD [-d] [-M] PORT|NAME",
-    "balance [OPTION ...] [--state FILE] [--replace] PORT [CHANNEL ...] ...",
-    "balance --file FILE ... [OPTION ...] [--state FILE] [--replace] [--check-only]",
+    "balance [OPTION ...] PORT [CHANNEL ...] [!|%] [CHANNEL ...] ...",
+    "balance [OPTION ...] --file FILE ...",
+    "balance [-b addr] -c CMD PORT|NAME",
+    "balance [-b addr] -i PORT|NAME",
     "balance --list",
 ];
 
@@ -66,8 +66,13 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "balance imap mailserver1::16 ! mailserver2",
         "gives at most 16 connections to mailserver1, and all others to mailserver2",
     ),
+    ("balance 80 web1 web2 ! sorry", "sends clients to sorry while web1 and web2 are down or full"),
     ("balance 80 web1 web2 web3 %", "always sends the same client to the same host"),
     ("balance 80 [2001:db8::1]:8080:100 web2", "uses an IPv6 channel with a port and a limit"),
+    (
+        "balance --check http:/healthz 80 web1:8080:100 web2:8080:100",
+        "checks the web servers, and gives each at most 100 connections",
+    ),
     (
         "balance --check http:/healthz --policy leastconn 80 web1:8080 web2:8080 ! sorry",
         "checks the web servers; the one with the fewest connections gets the next client, and sorry gets them all when both are down",
@@ -107,6 +112,11 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
         "balance -c \"pause; wait 0 30s\" 80",
         "makes new clients wait, and waits until those of channel 0 are gone; resume ends it",
     ),
+    ("balance -c status 80", "shows the state of all channels of the instance on port 80"),
+    (
+        "balance -c \"drain 0; wait 0 5m\" 80",
+        "gives channel 0 no new clients, and waits for its last one to end",
+    ),
     ("balance -c show 80", "shows the channels of the instance on port 80"),
     ("balance -c \"group 1; disable 0\" 80", "gives two commands, one after the other"),
     ("balance -c status web", "shows the state of the service web, which has its name from a file"),
@@ -115,8 +125,17 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("balance -i smtp", "opens an interactive shell on the instance for SMTP"),
 ];
 
-/// How many of the examples `--help` shows.
-pub(super) const HELP_EXAMPLES: usize = 6;
+/// The examples that `--help` shows.
+pub(super) const HELP_EXAMPLES: [&str; 8] = [
+    "balance smtp host1.test.net host2.test.net",
+    "balance 80 web1 web2 ! sorry",
+    "balance 80 web1 web2 web3 %",
+    "balance --check http:/healthz 80 web1:8080:100 web2:8080:100",
+    "balance --file /etc/balance",
+    "balance -c status 80",
+    "balance -c \"drain 0; wait 0 5m\" 80",
+    "balance -c upgrade 80",
+];
 
 /// The run-time commands and what they do.
 pub(super) const COMMANDS: &[(&str, &str)] = &[
@@ -151,8 +170,8 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("status [json]", "shows state, health and failures of all channels, one line each"),
     ("drain CHANNEL", "disables the channel and prints how many of its connections are left"),
     (
-        "wait CHANNEL [TIME]",
-        "waits until the channel has no connections. After TIME it gives up, and balance -c exits with 75",
+        "wait CHANNEL [up] [TIME]",
+        "waits until the channel has no connections, or with up, until it works: it is up, and a check (without --check a connect) that began after the command has succeeded. After TIME it gives up, and balance -c exits with 75",
     ),
     ("kick CHANNEL", "closes the connections of the channel"),
     ("remove CHANNEL", "removes a disabled channel that has no connections; the others keep their numbers"),
@@ -175,7 +194,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("resume [CHANNEL|all]", "ends a pause; balance serves the waiting clients in the order they came"),
     (
         "upgrade [PATH]",
-        "starts the program again, or the one at PATH, and hands everything over to it, including connections",
+        "starts the program again, or the one at PATH (absolute), and hands everything over to it, including connections",
     ),
     ("events [N] [json]", "shows the last 20 or N events with their times; balance remembers the last 1000"),
     ("debug [on|off]", "switches debug messages in the log on or off, or says whether they are on"),
@@ -220,15 +239,23 @@ pub(super) fn help_synopsis() -> String {
 /// The end of the help page: some examples, and the names of the run-time commands.
 pub(super) fn help_end() -> String {
     let mut text = String::from("Examples:\n");
-    for (line, meaning) in &EXAMPLES[..HELP_EXAMPLES] {
+    for (line, meaning) in EXAMPLES.iter().filter(|(line, _)| HELP_EXAMPLES.contains(line)) {
         text.push_str(&format!("  {line}\n      {meaning}\n"));
     }
-    let words: Vec<_> = COMMANDS.iter().map(|(usage, _)| first_word(usage)).collect();
-    text.push_str(&format!("\nRun-time commands (for -i and -c):\n  {}", words.join(" ")));
+    let words: Vec<_> = command_names().collect();
+    text.push_str(&format!(
+        "\nRun-time commands (for -i and -c):\n  {}\n'balance -c help PORT' explains them. Most used: status, top, drain, wait, enable, reload, upgrade, kill",
+        words.join(" ")
+    ));
     text
 }
 
-fn first_word(line: &str) -> &str {
+/// The names of the run-time commands.
+pub(super) fn command_names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(usage, _)| first_word(usage))
+}
+
+fn first_word(line: &'static str) -> &'static str {
     line.split(' ').next().unwrap_or(line)
 }
 

@@ -124,8 +124,7 @@ impl fmt::Display for LineError {
         match (&self.at, &self.wrong) {
             (None, Wrong::Usage(wrong)) => f.write_str(&usage(wrong)),
             (None, Wrong::Port { word }) => {
-                write!(f, "invalid port [{word}], exiting.")?;
-                why_no_ports(word).map_or(Ok(()), |why| write!(f, "\nbalance: {why}"))
+                write!(f, "invalid port [{word}], exiting.\nbalance: {}", right_port(word))
             }
             (None, Wrong::Address { word, why }) => {
                 write!(f, "unknown or invalid address [{word}]\nbalance: {why}")

@@ -106,6 +106,9 @@ impl CommandWord {
     /// Name and all arguments, also where `help` shows a shorter form.
     fn full_usage(&self) -> String {
         match self.name {
+            "disable" => "disable <channel> [hard]".to_owned(),
+            "kill" => "kill [<time>]".to_owned(),
+            "show" => "show [json]".to_owned(),
             "tap" => TAP_USAGE.to_owned(),
             "deny" => DENY_USAGE.to_owned(),
             _ => self.usage(),
@@ -117,6 +120,9 @@ impl CommandWord {
         prefix || self.alias.is_some_and(|alias| alias.as_bytes() == word)
     }
 }
+
+/// How similar (Jaro-Winkler, 0 to 1) an unknown word must be to a command to be offered as a correction.
+const ALIKE: f64 = 0.8;
 
 /// The arguments of `tap`; the limits and the file may be in any order.
 const TAP_USAGE: &str = "tap <id> [<time>] [<size>] [<file>.pcapng|-]";
@@ -672,6 +678,31 @@ pub fn parse(text: &[u8]) -> Result<Command, SyntaxError> {
         true => SyntaxError::Usage { usage: row.full_usage() },
         false => SyntaxError::Plain,
     })
+}
+
+/// What is wrong with a command that an instance has answered with `syntax error`, and what would be right.
+/// `None`: nothing, or the answer says it.
+pub(crate) fn what_was_meant(text: &[u8], of_instance: &str) -> Option<String> {
+    if parse(text) != Err(SyntaxError::Plain) {
+        return None;
+    }
+    let mut words = words(text);
+    let word = words.next()?;
+    let lists = format!("balance -c help {of_instance} lists the commands");
+    let Some((row, _)) = row_of(word) else {
+        let shown = printable(word);
+        let likeness = |row: &CommandWord| strsim::jaro_winkler(&shown, row.name);
+        let best = COMMANDS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+        let best = best.filter(|row| likeness(row) > ALIKE);
+        let meant = best.map_or_else(String::new, |row| format!("did you mean {}? ", row.name));
+        return Some(format!("no command '{shown}'; {meant}{lists}"));
+    };
+    if row.name == "help"
+        && let Some((asked, _)) = words.next().and_then(row_of)
+    {
+        return Some(format!("{}: {}; help takes no word, and {lists}", asked.full_usage(), asked.help));
+    }
+    Some(format!("usage: {}", row.full_usage()))
 }
 
 /// The row that a word means, and whether it is a command that 3.57 does not have.

@@ -74,6 +74,22 @@ pub enum Which {
     },
 }
 
+impl Which {
+    /// The arguments that name it.
+    pub(super) fn typed(&self) -> String {
+        match self {
+            Self::Port { port, addresses, ipv6 } => match addresses.as_deref() {
+                Some([place, ..]) => format!("-b {} {port}", place.typed()),
+                _ if *ipv6 => format!("-6 {port}"),
+                _ => port.to_string(),
+            },
+            Self::Name { name, .. } => name.clone(),
+            Self::Unix { name } => name.to_string(),
+            Self::Process { pid } => format!("process.{pid}"),
+        }
+    }
+}
+
 /// Why there is no instance to talk to. The messages are for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {

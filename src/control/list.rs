@@ -5,7 +5,7 @@
 //! Source: docs/control.md, "All instances".
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,10 +15,10 @@ use crate::control::client::AskError;
 use crate::control::columns::{TextColumn, table};
 use crate::control::directory::{Directory, Place, entry_place, service_name, unix_entry};
 use crate::control::entry::{self, FileId};
-use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search};
+use crate::control::find::{ASK_AGAIN, FindError, Found, HANDING_OVER, Search, Wanted, Which};
 use crate::control::peer;
+use crate::control::printer::{Printer, complain};
 use crate::control::render::HANDED_OVER;
-use crate::control::shell::Printer;
 use crate::spec::{ListenSpan, UnixName};
 
 /// How long connecting to an instance may take; all of its answers together may take the same time again.
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 32;
 /// Maximum number of services listed for one instance: a fake one could go on for ever.
 const MAX_SERVICES: usize = 100_000;
+/// Maximum number of services that a message names.
+const MOST_NAMED: usize = 4;
 /// Stands for a value that is not known.
 const UNKNOWN: &str = "-";
 
@@ -75,6 +77,47 @@ pub fn list(directories: &[Directory]) -> u8 {
     printer.end(0)
 }
 
+/// What an operator may have meant who asked for an instance that is not there. Other users are not asked.
+pub(super) fn what_runs(wanted: &Wanted) -> String {
+    let rows = rows_of_ours(&wanted.directories);
+    if let Which::Port { port, .. } = &wanted.service {
+        let drains = |row: &&ListRow| row.state.starts_with("draining") && row.has_port(*port);
+        let pids: BTreeSet<u32> = rows.iter().filter(drains).filter_map(|row| row.pid).collect();
+        if let Some(pid) = pids.first() {
+            return format!(
+                "process {pid} takes no more clients and serves those it has; balance -c status process.{pid} shows them"
+            );
+        }
+    }
+    let mut names: Vec<&str> = rows.iter().map(ListRow::typed).collect();
+    names.dedup();
+    let more = if names.len() > MOST_NAMED { ", ..." } else { "" };
+    names.truncate(MOST_NAMED);
+    if names.is_empty() {
+        let places: Vec<_> = wanted.directories.iter().map(|one| one.path().display().to_string()).collect();
+        let places = places.join(" or ");
+        return format!(
+            "no instance has its socket in {places}; if yours was started with another BALANCE_RUN_DIR, set it"
+        );
+    }
+    format!("running here: {}{more} (balance --list)", names.join(", "))
+}
+
+/// What the instances of this user and of root say of their services.
+fn rows_of_ours(directories: &[Directory]) -> Vec<ListRow> {
+    let search = Search::new(directories, &[], |name| kind(name).is_some());
+    let mut sockets: BTreeMap<FileId, Vec<Found>> = BTreeMap::new();
+    for found in search.take().into_iter().filter(|found| found.seen.is_socket() && !found.is_strange()) {
+        sockets.entry(found.seen.file).or_default().push(found);
+    }
+    let sockets: Vec<Vec<Found>> = sockets.into_values().collect();
+    let said = sockets.chunks(AT_ONCE).flat_map(|some| all_at_once(some, &BTreeSet::new()));
+    let rows = said.filter_map(|said| if let Asked::Services(rows) = said { Some(rows) } else { None });
+    let mut rows: Vec<ListRow> = rows.flatten().collect();
+    rows.sort_by_key(|row| row.first);
+    rows
+}
+
 /// Services of this name that drain in processes which do not have the name any more, and how to reach each.
 /// `None`: there are none.
 pub fn draining(directories: &[Directory], name: &str) -> Option<String> {
@@ -111,11 +154,6 @@ pub fn tell_draining(directories: &[Directory], name: &str) {
 fn cleared(path: &Path, count: usize) -> String {
     let entries = if count == 1 { "entry" } else { "entries" };
     format!("balance: removed {count} dead {entries} from {}", path.display())
-}
-
-fn complain(text: &str) {
-    // If stderr is closed, there is nowhere to report that.
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// What the name of an entry means.
@@ -173,6 +211,23 @@ struct ListRow {
     connections: String,
     state: String,
     name: String,
+}
+
+impl ListRow {
+    /// The word that names it.
+    fn typed(&self) -> &str {
+        if self.name == UNKNOWN { &self.ports } else { &self.name }
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        let number = |text: &str| text.parse::<u16>().ok();
+        match self.ports.split_once('-') {
+            Some((first, last)) => {
+                number(first).zip(number(last)).is_some_and(|(first, last)| (first..=last).contains(&port))
+            }
+            None => number(&self.ports) == Some(port),
+        }
+    }
 }
 
 fn all_at_once(sockets: &[Vec<Found>], tiresome: &BTreeSet<u32>) -> Vec<Asked> {

@@ -29,6 +29,7 @@ mod metrics;
 mod patience;
 mod pcapng;
 mod peer;
+mod printer;
 mod reader;
 mod ready;
 pub mod render;

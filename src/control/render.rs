@@ -121,6 +121,14 @@ pub fn text(reply: &Reply) -> String {
     out
 }
 
+/// Root and the user of the instance.
+fn allowed(owner: u32) -> String {
+    match owner {
+        0 => "root".to_owned(),
+        owner => format!("root and user {owner}"),
+    }
+}
+
 fn write(out: &mut String, reply: &Reply) -> fmt::Result {
     match reply {
         Reply::Done | Reply::Quit | Reply::Kill(_) | Reply::Pending(_) => Ok(()),
@@ -149,11 +157,12 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::NotUpgraded(why) => writeln!(out, "no upgrade, this process goes on: {}", why.trim_end()),
         Reply::NotYourProgram(owner) => writeln!(
             out,
-            "upgrade with a path is for root and user {owner} only, since it runs that program as this user; use upgrade without a path"
+            "upgrade with a path is for {} only, since it runs that program as this user; use upgrade without a path",
+            allowed(*owner)
         ),
         Reply::TapOver(id, why) => writeln!(out, "{MARK}{}", why.of(*id)),
         Reply::NotYourTap(owner) => {
-            writeln!(out, "tap is for root and user {owner} only, since it shows what clients send")
+            writeln!(out, "tap is for {} only, since it shows what clients send", allowed(*owner))
         }
         Reply::TooManyTaps(open) => {
             writeln!(out, "{open} taps are open, which is the maximum; end one of them")

@@ -4,7 +4,7 @@
 //! command means.
 //! Source: docs/control.md, "The shell".
 
-use std::io::{self, BufRead, ErrorKind, Write};
+use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
@@ -17,21 +17,24 @@ use crate::control::execute::Reply;
 use crate::control::find::{self, ASK_AGAIN, FindError, HANDING_OVER, Wanted, Which};
 use crate::control::interrupt::Interrupts;
 use crate::control::json;
+use crate::control::list;
 use crate::control::peer;
+use crate::control::printer::{IO_ERROR, Printer, complain};
 use crate::control::render::{self, HANDED_OVER, VERSION};
 use crate::control::tapping::{TapForm, TapWanted};
 use crate::control::terminal::Terminal;
 #[cfg(feature = "top")]
 use crate::control::top;
-use crate::control::watch::{AnswerSink, AskedTap, TapWatch, WatchError, watch};
+use crate::control::watch::{AskedTap, TapWatch, WatchError, watch};
 use crate::control::wire::{LineRead, LineReader, MAX_LINE};
 
 /// Exit code: there is no instance, or it does not answer (sysexits: `EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
-/// Exit code: the answer could not be printed (sysexits: `EX_IOERR`).
-const IO_ERROR: u8 = 74;
 /// Exit code: the command cannot be carried out here (sysexits: `EX_USAGE`).
 const USAGE: u8 = 64;
+
+/// Maximum number of wrong commands that are explained.
+const MOST_EXPLAINED: usize = 3;
 
 /// `balance -c TEXT PORT`.
 #[derive(Debug)]
@@ -58,7 +61,7 @@ pub fn one_shot(options: &OneShot) -> u8 {
     // If an instance exists but refuses us, that is no finding of `doctor`.
     let not_found = |error: &FindError| match asking::is_doctor(&options.text) && !error.is_denial() {
         true => nobody(options, error),
-        false => not_found(error),
+        false => not_found(error, &options.wanted),
     };
     let is_top = command::is_top(&options.text);
     if let Some(obstacle) = obstacle_to_top().filter(|_| is_top) {
@@ -82,7 +85,13 @@ pub fn one_shot(options: &OneShot) -> u8 {
         let (outcome, mut printer) =
             ask_once(&mut client, &options.text, is_change, Printer::new(io::stdout().lock()));
         match outcome {
-            AskOutcome::Answered(code) => return printer.end(code),
+            AskOutcome::Answered(code) => {
+                let code = printer.end(code);
+                if code == USAGE {
+                    explain(options);
+                }
+                return code;
+            }
             AskOutcome::NotDone(_) if !waits && Instant::now() < until => {}
             AskOutcome::NotDone(NotDone::HandedOver) => {
                 printer.print(&render::text(&Reply::HandedOver));
@@ -105,6 +114,14 @@ pub fn one_shot(options: &OneShot) -> u8 {
             Err(error) => return not_found(&error),
         };
     }
+}
+
+/// Says on stderr what is wrong with commands whose answer was `syntax error`.
+fn explain(options: &OneShot) {
+    let texts = options.text.split(|&byte| byte == b'\n').flat_map(command::split);
+    let of_instance = options.wanted.service.typed();
+    let meant = texts.filter_map(|text| command::what_was_meant(text, &of_instance));
+    meant.take(MOST_EXPLAINED).for_each(|meant| complain(&format!("balance: {meant}")));
 }
 
 /// Why `top` cannot be shown here; `None`: it can.
@@ -162,7 +179,10 @@ fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
     let code = match &watched {
         Ok(code) => *code,
         Err(WatchError::Ask(error)) => gone(error),
-        Err(WatchError::Find(error)) => not_found(error),
+        Err(WatchError::Find(error)) => {
+            complain(&error.to_string());
+            UNAVAILABLE
+        }
         Err(WatchError::Unread) => {
             complain("balance: the answer was not read in time, and its end is missing");
             IO_ERROR
@@ -230,7 +250,7 @@ fn unknown(before: u32, now: u32) -> String {
 pub fn interactive(options: &Interactive) -> u8 {
     let mut client = match find(&options.wanted, false) {
         Ok(client) => client,
-        Err(error) => return not_found(&error),
+        Err(error) => return not_found(&error, &options.wanted),
     };
     match Terminal::open(options.history.as_deref()) {
         Some(mut terminal) => at_terminal(client, &mut terminal, &options.wanted),
@@ -294,7 +314,7 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
             let shown = again(wanted, group, service.as_deref()).map(|client| show_top(client, wanted));
             match shown {
                 Ok(_) => continue,
-                Err(error) => return printer.end(not_found(&error)),
+                Err(error) => return printer.end(not_found(&error, wanted)),
             }
         }
         let mut ask = |client: &mut Client| client.ask_at_once(line.as_bytes(), |part| printer.print(part));
@@ -309,7 +329,7 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
             Ok(status) if status.end => {
                 match again(wanted, group, service.as_deref()) {
                     Ok(found) => client = found,
-                    Err(error) => return printer.end(not_found(&error)),
+                    Err(error) => return printer.end(not_found(&error, wanted)),
                 }
                 printer.print(&format!("process {} serves now\n", client.pid()));
             }
@@ -337,7 +357,7 @@ fn at_terminal(mut client: Client, terminal: &mut Terminal, wanted: &Wanted) -> 
             printer.print("\n");
             match again(wanted, group, service.as_deref()) {
                 Ok(found) => client = found,
-                Err(error) => return printer.end(not_found(&error)),
+                Err(error) => return printer.end(not_found(&error, wanted)),
             }
         }
     }
@@ -381,8 +401,11 @@ fn gone(error: &AskError) -> u8 {
     UNAVAILABLE
 }
 
-fn not_found(error: &FindError) -> u8 {
+fn not_found(error: &FindError, wanted: &Wanted) -> u8 {
     complain(&error.to_string());
+    if matches!(error, FindError::None) {
+        complain(&format!("balance: {}", list::what_runs(wanted)));
+    }
     UNAVAILABLE
 }
 
@@ -407,61 +430,10 @@ fn nobody(options: &OneShot, error: &FindError) -> u8 {
     printer.end(code)
 }
 
-fn complain(text: &str) {
-    // If stderr is closed, there is nowhere to report that.
-    let _ = writeln!(io::stderr().lock(), "{text}");
-}
-
-/// Writes until a write fails, and nothing after that. The instance carries the commands out all the same.
-pub(super) struct Printer<W: Write> {
-    out: W,
-    failure: Option<io::Error>,
-}
-
-impl<W: Write> Printer<W> {
-    pub(super) fn new(out: W) -> Self {
-        Self { out, failure: None }
-    }
-
-    pub(super) fn print(&mut self, text: &str) {
-        if self.failure.is_none() {
-            self.failure = self.out.write_all(text.as_bytes()).err();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.failure.is_none() {
-            self.failure = self.out.flush().err();
-        }
-    }
-
-    /// The exit code: `code` if the reader has gone away, since it has seen what it wanted; an error if the
-    /// answer could not be written, such as on a full disk.
-    pub(super) fn end(mut self, code: u8) -> u8 {
-        self.flush();
-        match self.failure {
-            Some(error) if error.kind() != ErrorKind::BrokenPipe && code == 0 => {
-                complain(&format!("balance: cannot write the answer: {error}"));
-                IO_ERROR
-            }
-            _ => code,
-        }
-    }
-}
-
-impl<W: Write> AnswerSink for Printer<W> {
-    fn take(&mut self, part: &str) {
-        self.print(part);
-        self.flush();
-    }
-
-    fn has_failed(&self) -> bool {
-        self.failure.is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::control::conversations::Instance;
 

@@ -291,8 +291,8 @@ fn wait_takes_a_time_and_leaves_the_waiting_to_the_door() {
         operator.hears(&[(line, "")]);
     }
     assert_eq!(operator.leaves("group 1; wait 0"), [Effect::Wait(key(1, 0), Until::Idle, None)]);
-    assert_eq!(operator.leaves("wait 0 up"), [Effect::Wait(key(0, 0), Until::Up, None)]);
-    assert_eq!(operator.leaves("wait 0 up 2"), [Effect::Wait(key(0, 0), Until::Up, millis(2_000))]);
+    assert_eq!(operator.leaves("wait 0 up"), [Effect::Wait(key(1, 0), Until::Up, None)]);
+    assert_eq!(operator.leaves("wait 0 up 2"), [Effect::Wait(key(1, 0), Until::Up, millis(2_000))]);
     operator.hears(&[
         ("wait 1", "no such channel 1"),
         ("wait -1 5", "no such channel -1"),

@@ -193,7 +193,12 @@ fn a_run_directory_may_be_long_and_must_be_absolute() {
     eventually("it answers", || (ctl(&long, "show").code == 0).then_some(()));
     let relative = "BALANCE_RUN_DIR 'run' is not an absolute path; /run/balance is used in its place";
     ctl("run", "show").code(69).out("").err(relative).err("no master process, exiting.\n");
-    assert_eq!(ctl("", "show").code(69).stderr, "no master process, exiting.\n");
+    // In the directory of the system there may be others.
+    let said = ctl("", "show").code(69).stderr;
+    assert!(
+        said.starts_with("no master process, exiting.\nbalance: ") && said.lines().count() == 2,
+        "{said}"
+    );
     // Told before the port is asked for, so that nothing has to be put into the directory of the system.
     Run::balance(&instance.directory)
         .env("BALANCE_RUN_DIR", "run")
@@ -244,4 +249,151 @@ fn log_lines_say_whose_they_are_and_the_start_names_all() {
     let started = format!("event=started listen={first},{second},{third} services=3 pid=");
     assert!(instance.stderr().contains(&started), "{}", instance.stderr());
     instance.terminate();
+}
+
+#[test]
+fn a_second_line_says_what_a_wrong_command_line_means() {
+    let directory = Directory::new();
+    let balance = |args: &[&str]| Run::balance(&directory).args(args).finish();
+    let usual = "give a number from 1 to 65535 or the name of a service";
+    for (args, code, first, second) in [
+        (&["99999", "a"][..], 64, "invalid port [99999], exiting.", usual),
+        (
+            &["-t", "8081", "no-such"],
+            64,
+            "invalid port [no-such], exiting.",
+            "-t (--connect-timeout) took '8081' as its value; 'no-such' was taken for PORT",
+        ),
+        (
+            &["--queue", "8081", "no-such"],
+            64,
+            "invalid port [no-such], exiting.",
+            "--queue took '8081' as its value; 'no-such' was taken for PORT",
+        ),
+        (&["help"], 64, "invalid port [help], exiting.", "help is a command: balance -c help PORT"),
+        (
+            &["status", "80"],
+            65,
+            "unknown or invalid address [80]",
+            "status is a command: balance -c status 80",
+        ),
+        (
+            &["drain", "0", "80"],
+            65,
+            "unknown or invalid address [80]",
+            "drain is a command: balance -c \"drain 0\" 80",
+        ),
+    ] {
+        let said = balance(args).code(code).out("").stderr;
+        assert_eq!(said, format!("{first}\nbalance: {second}\n"), "{args:?}");
+    }
+    for args in [["-c", "show"], ["-i", "-f"]] {
+        let said = balance(&args).code(64).stderr;
+        assert!(said.starts_with("balance: no PORT; say which instance: balance -"), "{said}");
+    }
+}
+
+#[test]
+fn a_second_line_says_why_a_port_cannot_be_had() {
+    let directory = Directory::new();
+    let taken = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let said = Run::balance(&directory)
+        .args(["-b", "127.0.0.1", &port.to_string(), "127.0.0.1:9"])
+        .finish()
+        .code(71)
+        .stderr;
+    assert_eq!(
+        said,
+        format!(
+            "bind(): Address already in use (127.0.0.1:{port})\nbalance: find what has the port: ss -ltnp 'sport = :{port}'\n"
+        )
+    );
+    if needs_root("a user who may not have low ports") {
+        return;
+    }
+    let script =
+        "exec unshare --net setpriv --reuid=65534 --regid=65534 --clear-groups balance 81 127.0.0.1:9";
+    let said = Run::script(&directory, script).finish().code(71).stderr;
+    assert_eq!(
+        said,
+        "bind(): Permission denied (0.0.0.0:81)\nbalance: ports below 1024 need root or CAP_NET_BIND_SERVICE\n"
+    );
+}
+
+#[test]
+fn stderr_says_what_a_syntax_error_means() {
+    let instance = Instance::before(&[&"127.0.0.1:9"]);
+    let of = format!("{} {}", instance.bind_option().join(" "), instance.port());
+    let of = of.trim();
+    let lists = format!("balance -c help {of} lists the commands");
+    for (command, meant) in [
+        ("pasue", format!("no command 'pasue'; did you mean pause? {lists}")),
+        ("xyzzy", format!("no command 'xyzzy'; {lists}")),
+        ("disable", "usage: disable <channel> [hard]".to_owned()),
+        (
+            "help drain",
+            format!(
+                "drain <channel>: disables a channel and prints how many connections are left; help takes no word, and {lists}"
+            ),
+        ),
+    ] {
+        let said = instance.ctl(command).code(64);
+        assert_eq!(said.stderr, format!("balance: {meant}\n"), "{command}");
+        said.out("syntax error\n");
+    }
+    // What says it itself is not said twice.
+    assert_eq!(instance.ctl("drain x").code(64).out("usage: drain <channel>\n").stderr, "");
+    assert_eq!(
+        instance.ctl("show; no-such 1").code(64).stderr,
+        format!("balance: no command 'no-such'; {lists}\n")
+    );
+    instance.end();
+}
+
+#[test]
+fn without_an_instance_the_second_line_says_what_runs() {
+    let server = Server::echo();
+    let instance = Instance::before(&[&server]);
+    let ctl =
+        |port: &str| Run::balance(&instance.directory).args(["-c", "status", port]).finish().code(69).out("");
+    let said = ctl("1").stderr;
+    assert_eq!(
+        said,
+        format!("no master process, exiting.\nbalance: running here: {} (balance --list)\n", instance.port())
+    );
+    let client = instance.connect();
+    eventually("it is connected", || (server.accepted() == 1).then_some(()));
+    instance.ctl("kill").code(0);
+    let (port, pid) = (instance.port(), instance.pid());
+    let said = Run::balance(&instance.directory)
+        .args(instance.bind_option())
+        .args(["-c", "status", &port])
+        .finish()
+        .code(69)
+        .stderr;
+    assert_eq!(
+        said,
+        format!(
+            "no master process, exiting.\nbalance: process {pid} takes no more clients and serves those it has; balance -c status process.{pid} shows them\n"
+        )
+    );
+    drop(client);
+    instance.killed();
+}
+
+#[test]
+fn a_service_without_channels_starts_with_a_warning() {
+    let instance = Instance::start(["PORT"]);
+    let told = instance.told("note");
+    let [note] = &told[..] else { panic!("{told:#?}") };
+    let of = format!("{} {}", instance.bind_option().join(" "), instance.port());
+    let how = format!("balance -c \\\"create HOST PORT; enable 0\\\" {}\"", of.trim());
+    assert!(
+        note.contains("level=warning")
+            && note.contains("no channels: every client is closed")
+            && note.contains(&how),
+        "{note}"
+    );
+    instance.end();
 }

@@ -217,7 +217,7 @@ impl Roster {
         }
         let later = config::process_changes(&members.process, &process);
         changes.made.extend(
-            later.iter().map(|name| format!("{name} has another value: it holds after upgrade or a restart")),
+            later.iter().map(|name| format!("{name}: the new value applies after an upgrade or a restart")),
         );
         Ok(changes)
     }

@@ -28,7 +28,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     },
     Row {
         long: "policy",
-        value: Value::Word("NAME[,...]"),
+        value: Value::Like("NAME[,...]", || vec!["rr", "leastconn", "p2c", "first", "hash"]),
         help: "Choose a channel by: rr, leastconn, p2c, first or hash",
         default: "rr",
         more: "rr: in turn. leastconn: the channel with the fewest connections for its weight. p2c: the better of two \

@@ -1,13 +1,14 @@
 //! Options that talk to a running instance.
 
 use super::super::row::{PLAIN, Row, Scope, Value, set};
+use super::super::usage::command_names;
 
 /// The rows in the order of help, of the manual page and of `save`.
 pub(in super::super) static ROWS: &[Row] = &[
     Row {
         short: Some('c'),
         long: "command",
-        value: Value::Word("CMD"),
+        value: Value::Like("CMD", || command_names().collect()),
         scope: Scope::Ask,
         help: "Send commands, separated by ';', and print the answers",
         more: "See COMMANDS and EXIT STATUS. Example: balance -c \"disable 1; show\" 80",

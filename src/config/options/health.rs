@@ -54,7 +54,7 @@ pub(in super::super) static ROWS: &[Row] = &[
     },
     Row {
         long: "check",
-        value: Value::Word("SPEC"),
+        value: Value::Like("SPEC", || vec!["tcp", "http:/", "expect:", "send:", "exec:/"]),
         help: "Check the channels by: tcp, http:/PATH, send:, expect:, exec:/PROG",
         more: "tcp: the channel accepts a connection.\n\n\
                http:/healthz: the channel answers GET /healthz with a status from 200 to 399. http:/healthz=200-299,404 \
