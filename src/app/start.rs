@@ -490,7 +490,7 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
         if now.groups.iter().all(|group| group.channels.is_empty()) {
             let text = format!(
                 "no channels: every client is closed until you create one: balance -c \"create HOST PORT; enable 0\" {}",
-                asked_by(spec, service.parts.span)
+                asked_by(spec, service.listen().first().copied().unwrap_or(service.parts.span))
             );
             service.log(warn).tell(&Event::Note { severity: Severity::Warning, text });
         }

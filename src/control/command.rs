@@ -54,7 +54,7 @@ pub enum Access {
 
 /// What `wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Until {
+pub enum WaitGoal {
     /// The channel has no connections.
     Idle,
     /// The channel is up, and a check or a connect that began after the command has succeeded.
@@ -541,7 +541,7 @@ pub enum Command {
         /// Its number in the current group.
         channel: Number,
         /// What to wait for.
-        until: Until,
+        until: WaitGoal,
         /// How long to wait; `None` = without a limit.
         patience: Option<Duration>,
     },
@@ -807,8 +807,8 @@ fn is_unix(word: &[u8]) -> bool {
 fn wait(args: &[&[u8]]) -> Option<Command> {
     let (channel, rest) = args.split_first()?;
     let (until, rest) = match rest {
-        [b"up", rest @ ..] => (Until::Up, rest),
-        rest => (Until::Idle, rest),
+        [b"up", rest @ ..] => (WaitGoal::Up, rest),
+        rest => (WaitGoal::Idle, rest),
     };
     let patience = match rest {
         [] => None,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::control::argument::{HostPort, Number};
-use crate::control::command::{Command, Form, SyntaxError, Until};
+use crate::control::command::{Command, Form, SyntaxError, WaitGoal};
 use crate::control::doctor::Diagnosis;
 use crate::control::json::Document;
 use crate::control::ready::ReadyState;
@@ -243,7 +243,7 @@ pub enum Effect {
     /// Close the connections of a channel and report how many there were.
     Kick(ChannelKey),
     /// Wait until a channel has no connections or works, at most for this time; `None` = without a limit.
-    Wait(ChannelKey, Until, Option<Duration>),
+    Wait(ChannelKey, WaitGoal, Option<Duration>),
     /// List all connections, or those of a channel.
     Sessions(Option<ChannelKey>, Form),
     /// List this many of the connections that ended last.

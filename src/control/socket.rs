@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::control::argument::Number;
-use crate::control::command::{self, Command, Form, SyntaxError, Until};
+use crate::control::command::{self, Command, Form, SyntaxError, WaitGoal};
 use crate::control::denying::{denials, denied, deny, undeny};
 use crate::control::directory::{process_name, service_entry_name};
 use crate::control::doctor;
@@ -607,7 +607,7 @@ impl ControlState {
         &self,
         conversation: &Conversation,
         key: ChannelKey,
-        (until, patience): (Until, Option<Duration>),
+        (until, patience): (WaitGoal, Option<Duration>),
         stream: &UnixStream,
     ) -> Reply {
         let service = &conversation.service;
@@ -621,10 +621,10 @@ impl ControlState {
             is_last |= is_over || self.sessions().is_stopped();
             let hold = self.hold.read().unwrap_or_else(PoisonError::into_inner);
             // Nobody checks the channels of a service that has been stopped.
-            is_last |= until == Until::Up && service.is_killed();
+            is_last |= until == WaitGoal::Up && service.is_killed();
             let (reply, is_done) = match until {
-                Until::Idle => is_idle(service, key, now),
-                Until::Up => is_up(service, key, (begun, now)),
+                WaitGoal::Idle => is_idle(service, key, now),
+                WaitGoal::Up => is_up(service, key, (begun, now)),
             };
             match *hold {
                 Hold::Theirs if !conversation.is_late => return Reply::HandedOver,

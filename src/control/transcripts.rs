@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::control::argument::{HostPort, Port};
-use crate::control::command::{COMMANDS, Form, Until, parse_line};
+use crate::control::command::{COMMANDS, Form, WaitGoal, parse_line};
 use crate::control::execute::{Effect, Reply, Session, apply, prepare};
 use crate::control::render;
 use crate::sched::{
@@ -287,12 +287,12 @@ fn wait_takes_a_time_and_leaves_the_waiting_to_the_door() {
         ("wait 0 1h", millis(3_600_000)),
         ("wait 0 0", millis(0)),
     ] {
-        assert_eq!(operator.leaves(line), [Effect::Wait(key(0, 0), Until::Idle, patience)], "{line}");
+        assert_eq!(operator.leaves(line), [Effect::Wait(key(0, 0), WaitGoal::Idle, patience)], "{line}");
         operator.hears(&[(line, "")]);
     }
-    assert_eq!(operator.leaves("group 1; wait 0"), [Effect::Wait(key(1, 0), Until::Idle, None)]);
-    assert_eq!(operator.leaves("wait 0 up"), [Effect::Wait(key(1, 0), Until::Up, None)]);
-    assert_eq!(operator.leaves("wait 0 up 2"), [Effect::Wait(key(1, 0), Until::Up, millis(2_000))]);
+    assert_eq!(operator.leaves("group 1; wait 0"), [Effect::Wait(key(1, 0), WaitGoal::Idle, None)]);
+    assert_eq!(operator.leaves("wait 0 up"), [Effect::Wait(key(1, 0), WaitGoal::Up, None)]);
+    assert_eq!(operator.leaves("wait 0 up 2"), [Effect::Wait(key(1, 0), WaitGoal::Up, millis(2_000))]);
     operator.hears(&[
         ("wait 1", "no such channel 1"),
         ("wait -1 5", "no such channel -1"),
