@@ -256,7 +256,16 @@ impl Upgrader {
             self.tell(Severity::Notice, format!("process {pid} asks for the ports"));
             let offer = Offer { listeners_only: true, ..offer };
             is_offered = true;
-            Work::new(&self.means, HandoverStream::from(stream), pid, offer, Some(listeners), Kin::Stranger, None).run()
+            Work::new(
+                &self.means,
+                HandoverStream::from(stream),
+                pid,
+                offer,
+                Some(listeners),
+                Kin::Stranger,
+                None,
+            )
+            .run()
         });
         if let (Err(why), Ok(stream), false) = (&outcome, refusal, is_offered) {
             work::say_why_not(&HandoverStream::from(stream), why);
