@@ -25,7 +25,7 @@ pub fn what_was_meant(argv: &[OsString], is_port_wrong: bool) -> Option<String> 
     if command_names().any(|name| name == port) {
         let (of_instance, arguments) =
             rest.split_last().map_or(("PORT", &[][..]), |(last, args)| (last, args));
-        let command = [&[port.clone()], arguments].concat().join(" ");
+        let command = [std::slice::from_ref(port), arguments].concat().join(" ");
         let command = if arguments.is_empty() { command } else { format!("\"{command}\"") };
         return Some(format!("{port} is a command: balance -c {command} {of_instance}"));
     }
