@@ -1095,7 +1095,7 @@ mod tests {
         ] {
             assert!(matches!(parse(text.as_bytes()), Err(SyntaxError::Usage { .. })), "{text}");
         }
-        for text in ["deny x", "undeny 10.0.0.1/8", "deny 1.2.3 kick"] {
+        for text in ["deny x", "undeny 10.0.0.1/33", "deny 1.2.3 kick"] {
             let Ok(Command::Deny { net, .. } | Command::Undeny { net, .. }) = parse(text.as_bytes()) else {
                 panic!("{text}")
             };
