@@ -98,8 +98,8 @@ fn forbidden(verb: &str, path: &Path) -> String {
     };
     let own = Uid::effective();
     let why = match fs::metadata(path) {
-        Ok(of) if of.uid() == own.as_raw() => format!(" (its mode is {:04o})", of.mode() & 0o7777),
-        Ok(of) => format!(" (it belongs to {})", name(Uid::from_raw(of.uid()))),
+        Ok(of) if of.uid() == own.as_raw() => format!(", whose mode is {:04o}", of.mode() & 0o7777),
+        Ok(of) => format!(", which belongs to {}", name(Uid::from_raw(of.uid()))),
         Err(_) => String::new(),
     };
     format!("the user {} may not {verb} {}{why}", name(own), path.display())

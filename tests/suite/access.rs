@@ -641,7 +641,9 @@ fn the_rotation_of_the_docs_loses_no_line() {
     let (text, _) = text.split_once("```").expect("its end");
     let server = Server::named("a");
     let (instance, path) = logging(&[], &[&server]);
-    let text = text.replace("/var/log/balance/access.log", &path.display().to_string());
+    // The log of this test belongs to its user, not to the package's.
+    let text = text.replace("/var/log/balance/*.log", &path.display().to_string());
+    let text = text.replace("su balance balance", "").replace("0640 balance balance", "0640");
     let directory = Directory::new();
     let config = directory.file("logrotate.conf", &text);
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");
@@ -653,12 +655,11 @@ fn the_rotation_of_the_docs_loses_no_line() {
         eventually("they are written", || (!lines(&path).is_empty()).then_some(()));
         let args = ["--force", "--state", &state.display().to_string(), &config.display().to_string()];
         Run::new("logrotate").args(args).finish().code(0);
+        // A line that comes before balance has seen the move goes into the old file.
         eventually("it is written to", || {
-            if !path.exists() {
-                assert_eq!(instance.names(1), "a");
-                visits += 1;
-            }
-            path.exists().then_some(())
+            assert_eq!(instance.names(1), "a");
+            visits += 1;
+            (!lines(&path).is_empty()).then_some(())
         });
         assert!(round == 1 || path.with_extension("log.2.gz").exists(), "round {round}");
     }

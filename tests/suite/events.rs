@@ -304,11 +304,12 @@ fn a_start_at_a_terminal_says_what_it_listens_on_and_elsewhere_nothing() {
     };
     let said = at_terminal(&["-f", "-b", &ip, &port, "127.0.0.1:9", "127.0.0.2:9", "!", "127.0.0.3:9"]);
     assert_eq!(said, format!("balance: listening on {web}: 3 channels\n"));
-    let lines = format!("web: -b {ip} {port} 127.0.0.1:9\nshop: -b {} {}\n", shop.ip(), shop.port());
+    let lines =
+        format!("web: -b {ip} {port} 127.0.0.1:9\nshop: -b {} {} 127.0.0.1:9\n", shop.ip(), shop.port());
     let file = directory.file("services", &lines).display().to_string();
     let said = at_terminal(&["-f", "--log-time", "--file", &file]);
     let (time, text) = said.split_once(' ').expect("a time");
-    assert_eq!(text, format!("balance: listening on {web}, {shop}: 2 services, 1 channel\n"));
+    assert_eq!(text, format!("balance: listening on {web}, {shop}: 2 services, 2 channels\n"));
     assert!(time.len() == 24 && time.ends_with('Z'), "{time}");
     // With stderr in a file there is silence, as in 3.57.
     let setup = Setup::new();

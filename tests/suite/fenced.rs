@@ -170,7 +170,7 @@ fn a_file_that_permissions_refuse_is_told_with_its_owner() {
     let told = run(&["--access-log", &format!("{place}/access")]).code(71);
     assert!(
         told.stderr
-            .contains(&format!("(the user nobody may not make files in {place} (it belongs to root))")),
+            .contains(&format!("(the user nobody may not make files in {place}, which belongs to root)")),
         "{told}"
     );
     let closed = elsewhere.0.join("closed");
@@ -180,9 +180,9 @@ fn a_file_that_permissions_refuse_is_told_with_its_owner() {
     let told = run(&["--deny", &format!("{place}/closed/deny")]);
     assert!(
         told.code != 0
-            && told
-                .stderr
-                .contains(&format!("the user nobody may not look into {place}/closed (it belongs to root)")),
+            && told.stderr.contains(&format!(
+                "the user nobody may not look into {place}/closed, which belongs to root"
+            )),
         "{told}"
     );
 }
@@ -232,7 +232,7 @@ fn a_state_file_that_cannot_be_written_is_broken_until_it_can() {
         let doctor = ask(&instance, "doctor").stdout;
         doctor.contains("broken state-file: ").then_some(doctor)
     });
-    assert!(doctor.contains(why) && doctor.contains("states (it belongs to root))"), "{doctor}");
+    assert!(doctor.contains(why) && doctor.contains("states, which belongs to root)"), "{doctor}");
     assert_eq!(failing().as_deref(), Some("1"));
     std::os::unix::fs::chown(&states, Some(USER), Some(USER)).expect("root may");
     eventually("it is written again", || (failing().as_deref() == Some("0")).then_some(()));

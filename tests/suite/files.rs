@@ -149,7 +149,11 @@ fn a_file_without_permission_is_refused() {
         path.display()
     );
     let said = Run::script(&directory, &script).finish().code(78).out("").stderr;
-    assert!(said.contains("services: cannot be read: Permission denied (os error 13)\n"), "{said}");
+    let why = format!("(the user nobody may not read {}, which belongs to root)\n", path.display());
+    assert!(
+        said.contains(&format!("services: cannot be read: Permission denied (os error 13) {why}")),
+        "{said}"
+    );
 }
 
 #[test]
