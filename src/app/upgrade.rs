@@ -391,8 +391,9 @@ impl Upgrader {
     }
 
     fn start(&self, path: &Path, input: &UnixStream, footing: Footing) -> Result<Pid, String> {
-        let directory = self.origin.directory.clone().or_else(|| std::env::current_dir().ok());
-        let directory = directory.unwrap_or_else(|| PathBuf::from("/"));
+        // If no name is relative, it need not be the present one: the user of --user may not be able to enter that.
+        let present = || std::env::current_dir().ok().filter(|here| can_enter(here));
+        let directory = self.origin.directory.clone().or_else(present).unwrap_or_else(|| PathBuf::from("/"));
         let me = std::process::id().to_string();
         let with = [(HANDOVER, &*me)];
         let is_watched = std::env::var_os(WATCHDOG_PID).is_some_and(|pid| pid == *me);
@@ -404,9 +405,15 @@ impl Upgrader {
             "execve" => {
                 format!("{}: {}", path.display(), denied::told(&e.source, path, FileUse::Run))
             }
+            "chdir" => format!("chdir {}: {}", directory.display(), e.source),
             act => format!("{act}: {}", e.source),
         })
     }
+}
+
+fn can_enter(directory: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 fn pair() -> Result<(UnixStream, UnixStream), String> {

@@ -373,6 +373,28 @@ fn privileges_that_the_system_does_not_take_away_stop_no_start() {
 }
 
 #[test]
+fn a_process_that_was_started_where_its_user_may_not_be_can_be_upgraded() {
+    if needs_root("becoming another user") {
+        return;
+    }
+    let server = Server::named("a");
+    let at = own_address();
+    let setup = as_program(Setup::binding(at), "");
+    let closed = setup.directory().path().join("closed");
+    fs::create_dir(&closed).expect("a new directory");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("our own");
+    let copy = setup.directory().path().join("balance");
+    let setup = setup.shell(&format!("cd {} && exec {} -f \"$@\";", closed.display(), copy.display()));
+    let args = ["--user", "65534", "-b", &at.ip().to_string(), &at.port().to_string(), &server.to_string()];
+    let mut instance = setup.spawn(args);
+    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    let told = ask(&instance, "upgrade").code(0).stdout;
+    instance.succeed(told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named"));
+    assert_eq!(Client::connect(at).recv(1), b"a");
+    ask(&instance, "kill").code(0);
+}
+
+#[test]
 fn what_the_user_needs_is_asked_for_only_where_it_is_missing() {
     if needs_root("becoming another user") {
         return;
