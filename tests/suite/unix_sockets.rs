@@ -397,8 +397,12 @@ fn a_stale_socket_is_replaced_where_nothing_else_fits() {
         &server.addr.to_string(),
     ]);
     let inside = PathBuf::from(format!("/proc/{}/root{}", instance.pid(), path.display()));
-    let mode = fs::symlink_metadata(&inside).expect("there").permissions().mode() & 0o777;
-    assert_eq!(mode, 0o606);
+    // Until then the stale one is there.
+    eventually("it has replaced the stale one", || {
+        let mode = fs::symlink_metadata(&inside).ok()?.permissions().mode() & 0o777;
+        (mode == 0o606).then_some(())
+    });
+    eventually("it listens", || UnixStream::connect(&inside).ok());
     assert_eq!(named(&mut UnixStream::connect(&inside).expect("it listens")), 'a');
     instance.ctl("ready").code(0);
     instance.terminate();
