@@ -95,6 +95,7 @@ fn an_image_takes_commands_however_it_is_started() {
            setpriv --reuid 65534 --clear-groups mkdir -p -m 700 volume/balance
            commanded() {{ # NAME USER PORT
                inside="/usr/sbin/chroot --userspec=$2:$2 --groups= image"
+               : >log # What the one before said is not read as said by this one, which may open it later.
                unshare -pf --kill-child $inside {entry} $3 127.0.0.1:9 2>log &
                until said=refused; grep no_rendezvous log >&2; do
                    if said=taken; $inside balance -c version $3 >&2; then break; fi
