@@ -37,6 +37,9 @@ const PURE: &[&str] = &["spec", "handover", "sched", "wire", "config"];
 const PURE_FILES: &[&str] = &[
     "control/argument.rs",
     "control/command.rs",
+    "control/command/arguments.rs",
+    "control/command/meaning.rs",
+    "control/command/table.rs",
     "control/doctor/exams.rs",
     "control/doctor/finding.rs",
     "control/doctor/of_host.rs",
