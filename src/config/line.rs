@@ -219,9 +219,9 @@ pub fn print_process(process: &ProcessSpec) -> String {
 /// The options in which two services differ, in words: `--idle-timeout is 30, was 0`. Listen addresses and
 /// channels are left out.
 pub fn option_changes(before: &ServiceSpec, after: &ServiceSpec) -> Vec<String> {
-    // A change of a group's policy is reported with the groups.
-    let plain =
-        |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), sections: Vec::new(), ..service.clone() };
+    // A change of a group's policy is reported with the groups. The sections stay: some options exist only with
+    // them.
+    let plain = |service: &ServiceSpec| ServiceSpec { groups: Vec::new(), ..service.clone() };
     let mut told = changes(&Draft::of(plain(before)), &Draft::of(plain(after)));
     if before.sections != after.sections {
         let [now, was] = [after, before].map(|service| print_sections(&service.sections));

@@ -14,9 +14,12 @@ use proptest::prelude::*;
 
 use super::channel::tests::any_target;
 use super::contract::{argv, invoke, plain};
+use super::draft::Draft;
 use super::host::is_host;
 use super::lex::SourceLines;
-use super::{Invocation, Serve, command_line, print_file, print_line, read_file, read_line};
+use super::options::options;
+use super::row::Scope;
+use super::{Invocation, Serve, command_line, option_changes, print_file, print_line, read_file, read_line};
 use crate::spec::{
     Check, CheckSpec, ClientPrefix, ClientRate, GroupSpec, HostSpec, HttpSpec, Keepalive, LineFormat,
     ListenHost, ListenSpec, LogMoments, Member, Name, Named, NetItem, NetList, OnDown, Policy, PortRange,
@@ -368,6 +371,21 @@ proptest! {
         let line = print_line(&service);
         let words = SourceLines::of("f", line.as_bytes()).next().expect("a line").words;
         prop_assert_eq!(read_line(&words), Ok(service), "{}", line);
+    }
+
+    #[test]
+    fn a_reload_tells_each_option_that_it_changes(mut serves in prop::collection::vec(any_serve(), 2)) {
+        let (other, before) = (serves.remove(1), serves.remove(0).service);
+        let after = ServiceSpec {
+            listen: before.listen.clone(), groups: before.groups.clone(), sections: before.sections.clone(),
+            later_policy: before.later_policy, ..other.service
+        };
+        let told = option_changes(&before, &after);
+        let [was, is] = [before, after].map(Draft::of);
+        for row in options().filter(|row| row.scope == Scope::Service && !["bind", "ipv6", "policy"].contains(&row.long)) {
+            let change = format!("--{} is ", row.long);
+            prop_assert_eq!((row.print)(&was) != (row.print)(&is), told.iter().any(|one| one.starts_with(&change)), "{}: {:?}", change, told);
+        }
     }
 
     #[test]
