@@ -2,7 +2,14 @@
 //!
 //! Source: docs/compatibility.md, "Limits".
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::failover::{client_ip, name_of};
 use crate::harness::{BlackHole, Client, Instance, Received, Refusing, Server, eventually};
@@ -53,6 +60,46 @@ fn clients_are_served_in_the_order_in_which_they_came() {
         holder = client;
     }
     drop(holder);
+    instance.end();
+}
+
+#[test]
+fn a_slot_that_a_client_leaves_for_another_server_goes_to_the_line() {
+    let reset = |stream: &TcpStream| {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    };
+    // It keeps its first client until it is told to reset it, and serves the others.
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    let a = Server::with(move |mut stream, number| match number {
+        0 => {
+            let _ = told.lock().expect("one client").recv();
+            reset(&stream);
+        }
+        _ => _ = stream.write_all(b"a").and_then(|()| stream.read(&mut [0])),
+    });
+    let is_good = Arc::new(AtomicBool::new(false));
+    let its = Arc::clone(&is_good);
+    let b = Server::with(move |mut stream, _| match its.load(Ordering::SeqCst) {
+        false => reset(&stream),
+        true => _ = stream.read(&mut [0]),
+    });
+    let instance = with_line("9", "5m", &[&format!("{a}:1"), &format!("{b}:1")]);
+    let leaves = instance.connect();
+    a.await_accepted(1);
+    // One that the second server has reset waits for the first one alone. If the reset came late, it is closed.
+    let mut waits = eventually("it waits", || {
+        let client = instance.connect();
+        eventually("it waits or is gone", || {
+            let is_waiting = waiting(&instance).iter().max() == Some(&1);
+            (is_waiting || !client.is_quiet_for(Duration::from_millis(1))).then_some(is_waiting)
+        })
+        .then_some(client)
+    });
+    is_good.store(true, Ordering::SeqCst);
+    drop(tell);
+    assert_eq!(waits.recv(1), b"a", "it waits beside a free slot");
+    drop((leaves, waits));
     instance.end();
 }
 

@@ -505,9 +505,14 @@ impl<P: Readiness> Worker<P> {
         if let Some(trace) = &mut rare.trace {
             trace.left(left, AttemptError::Known(DialCause::ClosedAtOnce));
         }
+        let service = Arc::clone(&connection.service);
         // The server's socket and the slot go with the old stage.
         connection.stage = stage;
+        // A client in line may use the slot, though this one may not.
+        self.shared.serve_line(&service);
         self.search(key);
+        // An end that came earlier is not reported again.
+        self.leave_if_silent(key);
         true
     }
 
