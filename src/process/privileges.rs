@@ -62,7 +62,7 @@ impl Account {
             Some((user, group)) => (user, Some(group)),
             None => (word, None),
         };
-        let number = user.parse().ok().map(Uid::from_raw);
+        let number = id(user).map(Uid::from_raw);
         let known = User::from_name(user).ok().flatten();
         let known = known.or_else(|| number.and_then(|uid| User::from_uid(uid).ok().flatten()));
         let Some(uid) = known.as_ref().map(|known| known.uid).or(number) else {
@@ -71,7 +71,7 @@ impl Account {
         let gid = match group {
             Some(group) => {
                 let known = Group::from_name(group).ok().flatten().map(|known| known.gid);
-                let found = known.or_else(|| group.parse().ok().map(Gid::from_raw));
+                let found = known.or_else(|| id(group).map(Gid::from_raw));
                 found.ok_or_else(|| AccountError::NoGroup(group.to_owned()))?
             }
             None => known
@@ -154,6 +154,12 @@ impl Account {
             _ => set_groups(name.as_deref(), self.gid),
         }
     }
+}
+
+/// The ID of a user or group that was given as a number. The greatest number is none: where it is given as an ID,
+/// the system changes nothing, and the process would stay root.
+fn id(word: &str) -> Option<u32> {
+    word.parse().ok().filter(|&id| id != u32::MAX)
 }
 
 #[cfg(not(target_vendor = "apple"))]
@@ -435,6 +441,8 @@ mod tests {
         let why = |word| Account::find(word).expect_err("there is none").to_string();
         assert_eq!(why("no-such-user"), "unknown user \"no-such-user\"");
         assert_eq!(why("root:no-such-group"), "unknown group \"no-such-group\"");
+        assert_eq!(why("4294967295:0"), "unknown user \"4294967295\"", "it would stay root");
+        assert_eq!(why("0:4294967295"), "unknown group \"4294967295\"");
         assert_eq!(why("54321"), "the system does not know user 54321: say which group, such as 54321:54321");
     }
 }
