@@ -37,9 +37,19 @@ static IS_DEAF: AtomicBool = AtomicBool::new(false);
 /// Another process is the main process of the service.
 static IS_ANOTHER: AtomicBool = AtomicBool::new(false);
 /// The status that was sent last.
-static STATUS: Mutex<String> = Mutex::new(String::new());
-/// The listeners that the manager keeps: their names, and the inode number of each socket.
+static STATUS: Mutex<LastStatus> =
+    Mutex::new(LastStatus { text: String::new(), is_told: false, lacks_ready: false });
+/// The listeners that the manager has taken: their names, and the inode number of each socket.
 static KEPT: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// The status that the manager has, or should have.
+struct LastStatus {
+    text: String,
+    /// The manager has taken it.
+    is_told: bool,
+    /// It has not taken the message that clients are served.
+    lacks_ready: bool,
+}
 
 /// Is there a service manager that wants messages?
 pub fn has_manager() -> bool {
@@ -58,25 +68,30 @@ pub fn tell_main_process(pid: u32) {
     }
 }
 
-/// Tells the manager that clients are served with the present configuration.
+/// Tells the manager that clients are served with the present configuration. If it does not take this now,
+/// [`tell_status`] tells it again.
 pub fn tell_ready(status: &str) {
-    *last_status() = status.to_owned();
-    tell(&format!("READY=1\nSTATUS={}", one_line(status)), &[]);
+    let mut last = last_status();
+    let is_told = tell(&format!("READY=1\nSTATUS={}", one_line(status)), &[]);
+    *last = LastStatus { text: status.to_owned(), is_told, lacks_ready: !is_told };
 }
 
-/// Sets the text that `systemctl status` shows. An unchanged text is not sent again.
+/// Sets the text that `systemctl status` shows. An unchanged text that the manager has taken is not sent again.
 pub fn tell_status(status: &str) {
     let mut last = last_status();
-    if *last == status {
+    if last.is_told && last.text == status {
         return;
     }
-    status.clone_into(&mut last);
-    tell(&format!("STATUS={}", one_line(status)), &[]);
+    let ready = if last.lacks_ready { "READY=1\n" } else { "" };
+    last.is_told = tell(&format!("{ready}STATUS={}", one_line(status)), &[]);
+    last.lacks_ready &= !last.is_told;
+    status.clone_into(&mut last.text);
 }
 
 /// Tells the manager that the configuration is about to be read again; [`tell_ready`] ends this state.
 pub fn tell_reloading() {
     let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    last_status().lacks_ready = false;
     tell(
         &format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", now.as_micros()),
         &[],
@@ -112,7 +127,8 @@ fn interval(micros: Option<&str>, pid: Option<&str>, me: u32) -> Option<Duration
 }
 
 /// Makes the manager keep these listeners, and none of our others. If this process dies, the manager passes
-/// them to the next one, and clients wait meanwhile. Listeners that it already keeps are not sent again.
+/// them to the next one, and clients wait meanwhile. Listeners that it already keeps are not sent again; what it
+/// does not take now is sent with the next call.
 pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
     if !has_manager() {
         return;
@@ -123,19 +139,21 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
         .iter()
         .filter_map(|(at, fd)| Some((kept_name(*at), rustix::fs::fstat(fd.as_fd()).ok()?.st_ino)))
         .collect();
+    let mut hears = true;
     kept.retain(|name, number| {
-        let stays = wanted.get(name) == Some(number);
-        if !stays {
-            forget(name);
+        wanted.get(name) == Some(number) || !hears || {
+            hears = forget(name);
+            !hears
         }
-        stays
     });
     for (at, fd) in listeners {
         let name = kept_name(*at);
         if let Some(&number) = wanted.get(&name).filter(|_| !kept.contains_key(&name)) {
             // FDPOLL=0: the socket may be shut down for a while (--refuse-when-down), and the manager must
             // not discard it then.
-            tell(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd.as_fd()]);
+            if !hears || !tell(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd.as_fd()]) {
+                return;
+            }
             kept.insert(name, number);
         }
     }
@@ -144,20 +162,26 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
 /// Makes the manager drop the listener that it may keep for this address.
 pub fn forget_listener(at: SocketAddr) {
     let name = kept_name(at);
-    kept().remove(&name);
-    forget(&name);
+    let mut kept = kept();
+    if forget(&name) {
+        kept.remove(&name);
+    } else if has_manager() {
+        // No socket has this number: the manager is told again.
+        kept.entry(name).or_insert(0);
+    }
 }
 
 /// Makes the manager drop all listeners that it keeps for this process.
 pub fn forget_listeners() {
-    std::mem::take(&mut *kept()).keys().for_each(|name| forget(name));
+    std::mem::take(&mut *kept()).keys().for_each(|name| _ = forget(name));
 }
 
-fn forget(name: &str) {
-    tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+/// `false`: the manager has not taken this.
+fn forget(name: &str) -> bool {
+    tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
 }
 
-fn last_status() -> MutexGuard<'static, String> {
+fn last_status() -> MutexGuard<'static, LastStatus> {
     STATUS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -181,14 +205,10 @@ fn socket() -> Option<&'static OsString> {
     SOCKET.get_or_init(|| env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())).as_ref()
 }
 
-/// Sends a message. Errors are ignored: nothing can be done about a manager that does not listen, and it
-/// notices by itself when this process ends.
-fn tell(text: &str, fds: &[BorrowedFd<'_>]) {
-    if let Some(path) = socket()
-        && !IS_ANOTHER.load(Ordering::SeqCst)
-    {
-        let _ = send(path, text, fds);
-    }
+/// Sends a message. `false`: the manager has not taken it. Nothing can be done about a manager that does not
+/// listen, and it notices by itself when this process ends.
+fn tell(text: &str, fds: &[BorrowedFd<'_>]) -> bool {
+    socket().is_some_and(|path| !IS_ANOTHER.load(Ordering::SeqCst) && send(path, text, fds).is_ok())
 }
 
 fn send(path: &OsString, text: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {

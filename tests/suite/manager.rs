@@ -414,3 +414,32 @@ fn a_manager_that_does_not_read_holds_nobody_up() {
     instance.ctl("kill").code(0);
     instance.wait();
 }
+
+/// If it never learned that the service has started, it would end it.
+#[test]
+fn a_manager_that_reads_late_is_told_everything() {
+    let server = Server::named("a");
+    let directory = Directory::new();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("an option");
+    while filler.send_to(b"filler", &path).is_ok() {}
+    let at = own_address();
+    let setup = Setup::binding(at).shell(&format!("export NOTIFY_SOCKET={};", path.display()));
+    let args = ["-b".to_owned(), at.ip().to_string(), at.port().to_string(), server.to_string()];
+    let instance = setup.start(args);
+    eventually("the start has been told in vain", || instance.has_thread("manager").then_some(()));
+    manager.set_nonblocking(true).expect("an option");
+    let mut heard = Vec::new();
+    eventually("all is told", || {
+        let mut words = [0; 4096];
+        while let Ok(length) = manager.recv(&mut words) {
+            heard.push(String::from_utf8_lossy(&words[..length]).into_owned());
+        }
+        let kept = format!("FDSTORE=1\nFDNAME=listener {}_{}\n", at.ip(), at.port());
+        let is_told = |begin: &str| heard.iter().any(|text| text.starts_with(begin));
+        (is_told("READY=1\nSTATUS=") && is_told(&kept)).then_some(())
+    });
+    instance.end();
+}
