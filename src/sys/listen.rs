@@ -207,15 +207,16 @@ impl Listener {
     pub fn bind_unix(name: UnixName, access: SocketAccess) -> Result<Self, ListenError> {
         let address = Address::Unix(name);
         let at = |call| move |source: io::Error| ListenError { call, address: Box::new(address), source };
-        let fd = unix::stream().map_err(at("socket"))?;
-        let file = if name.is_abstract() {
+        let (fd, file) = if name.is_abstract() {
+            let fd = unix::stream().map_err(at("socket"))?;
             let bound = unix::address(name).and_then(|to| Ok(rustix::net::bind(&fd, &to)?));
             bound.map_err(at("bind"))?;
             rustix::net::listen(&fd, BACKLOG).map_err(|e| at("listen")(e.into()))?;
-            None
+            (fd, None)
         } else {
-            let listened = socket_file::listen(&fd, name, access, BACKLOG);
-            Some(listened.map_err(|(call, source)| at(call)(source))?)
+            let listened = socket_file::listen(name, access, BACKLOG);
+            let (fd, file) = listened.map_err(|(call, source)| at(call)(source))?;
+            (fd, Some(file))
         };
         Ok(Self { file, fd: Arc::new(fd), address, is_passed: false })
     }

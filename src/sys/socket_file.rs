@@ -179,17 +179,20 @@ const TURN_RETRY: Duration = Duration::from_millis(5);
 const TEMPORARY_NAMES: usize = 8;
 /// The socket's name in its temporary directory.
 const MADE: &str = "s";
-/// Binds the socket, listens, and gives it its final name last. A socket file on which nobody listens is
+/// Why a socket cannot be moved to another directory of the same file system.
+const UNMOVED: &str = "with Landlock, Linux before 5.19 moves no file to another directory; restart balance, or use a directory \
+                       in which only its user may make files";
+
+/// Makes a socket, binds it, listens, and gives it its final name last. A socket file on which nobody listens is
 /// replaced; any other file is left alone.
 ///
 /// # Errors
 /// The call that failed, and why.
 pub(crate) fn listen(
-    socket: &OwnedFd,
     name: UnixName,
     access: SocketAccess,
     backlog: i32,
-) -> Result<Arc<SocketFile>, (&'static str, io::Error)> {
+) -> Result<(OwnedFd, Arc<SocketFile>), (&'static str, io::Error)> {
     let path = path_of(name);
     let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
         return Err(("bind", Errno::INVAL.into()));
@@ -200,30 +203,38 @@ pub(crate) fn listen(
         Workshop::sweep(&directory);
     }
     let before = occupant(&directory, own, &path).map_err(|e| ("bind", e))?;
+    let new = || unix::stream().map_err(|e| ("socket", e));
+    let made = |id| {
+        let (path, is_ours) = (path.clone(), AtomicBool::new(true));
+        Arc::new(SocketFile { path, id: Some(id), is_foreign: false, is_ours })
+    };
+    let in_place = || {
+        let socket = new()?;
+        let id = bind_in_place(&socket, &directory, own, &path, before)?;
+        let file = made(id);
+        permit(&directory, own, id, access)?;
+        rustix::net::listen(&socket, backlog).map_err(|e| ("listen", e.into()))?;
+        Ok((socket, file))
+    };
     let mut workshop = match Workshop::make(&directory) {
         Ok(workshop) => workshop,
-        Err(e) if is_full(&e) && is_closed_to_others(&directory) => {
-            let id = bind_in_place(socket, &directory, own, &path, before)?;
-            let file = SocketFile {
-                path: path.clone(),
-                id: Some(id),
-                is_foreign: false,
-                is_ours: AtomicBool::new(true),
-            };
-            let file = Arc::new(file);
-            permit(&directory, own, id, access)?;
-            rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
-            return Ok(file);
-        }
+        Err(e) if is_full(&e) && is_closed_to_others(&directory) => return in_place(),
         Err(e) => return Err(("mkdir", of_directory(e, parent))),
     };
-    let id = workshop.bind(socket, parent).map_err(|e| ("bind", e))?;
+    let socket = new()?;
+    let id = workshop.bind(&socket, parent).map_err(|e| ("bind", e))?;
     permit(&workshop.directory, OsStr::new(MADE), id, access)?;
-    rustix::net::listen(socket, backlog).map_err(|e| ("listen", e.into()))?;
-    put(&workshop.directory, &directory, own, before).map_err(|e| ("rename", e))?;
+    rustix::net::listen(&socket, backlog).map_err(|e| ("listen", e.into()))?;
+    let put = put(&workshop.directory, &directory, own, before);
     drop(workshop);
-    drop(turn);
-    Ok(Arc::new(SocketFile { path, id: Some(id), is_foreign: false, is_ours: AtomicBool::new(true) }))
+    match put {
+        Ok(()) => Ok((socket, made(id))),
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => match is_closed_to_others(&directory) {
+            true => in_place(),
+            false => Err(("rename", io::Error::new(e.kind(), UNMOVED))),
+        },
+        Err(e) => Err(("rename", e)),
+    }
 }
 
 /// Where a path leads. Two paths of one socket have the same.
@@ -286,8 +297,8 @@ fn is_closed_to_others(directory: &OwnedFd) -> bool {
     is_ours && !Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH)
 }
 
-/// Binds the socket at its path, for want of room for a [`Workshop`], in place of the stale file `dead`. Nobody
-/// else can put a file there: see [`is_closed_to_others`].
+/// Binds the socket at its path, where there is no room for a [`Workshop`] or nothing can be moved out of it, in
+/// place of the stale file `dead`. Nobody else can put a file there: see [`is_closed_to_others`].
 fn bind_in_place(
     socket: &OwnedFd,
     directory: &OwnedFd,
@@ -658,9 +669,7 @@ mod tests {
         name: UnixName,
         access: SocketAccess,
     ) -> Result<(OwnedFd, Arc<SocketFile>), (&'static str, io::Error)> {
-        let socket = unix::stream().expect("a socket");
-        let file = listen(&socket, name, access, 16)?;
-        Ok((socket, file))
+        listen(name, access, 16)
     }
 
     #[test]
@@ -708,6 +717,43 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         fs::create_dir(&path).expect("made");
         assert!(refused("a directory").to_string().contains("a directory is there"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_kernel_that_moves_no_file_is_no_reason_to_have_no_socket_where_nobody_else_makes_files() {
+        use landlock::{
+            ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
+            path_beneath_rules,
+        };
+        // As Landlock was before Linux 5.19: every file may be used, and none may be moved to another directory. It
+        // holds for one thread.
+        let fence = || {
+            let all = AccessFs::from_all(ABI::V1);
+            let rules = Ruleset::default().handle_access(all)?.create()?;
+            rules.add_rules(path_beneath_rules(["/"], all))?.restrict_self()
+        };
+        let in_fence = move || {
+            let directory = Directory::new("moved");
+            let (path, name) = directory.at("x");
+            if fence().expect("allowed").ruleset == RulesetStatus::NotEnforced {
+                return;
+            }
+            drop(UnixListener::bind(&path).expect("bound"));
+            let mode = |mode| fs::set_permissions(&directory.0, fs::Permissions::from_mode(mode));
+            mode(0o777).expect("ours");
+            let (call, e) = try_listen(name, SocketAccess::default()).expect_err("it has to be moved");
+            assert_eq!((call, e.kind()), ("rename", io::ErrorKind::CrossesDevices));
+            mode(0o755).expect("ours");
+            let access = SocketAccess { mode: Some(0o640), group: None };
+            let (_socket, file) = try_listen(name, access).expect("nobody else can put a file there");
+            assert_eq!(
+                (directory.names(), file.access().and_then(|now| now.mode)),
+                (vec!["x".into()], access.mode)
+            );
+            UnixStream::connect(&path).expect("it listens");
+        };
+        thread::spawn(in_fence).join().expect("no panic");
     }
 
     #[test]
