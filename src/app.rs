@@ -7,9 +7,9 @@
 //! of socket activation, `refused` finds what the system lacks, `lockdown` gives up privileges, `prepared`
 //! makes a service from its line, `circles` finds channels that lead back. `start` starts the process that
 //! serves; `kept` restores what operators changed before the last end, and `keeper` writes such changes down.
-//! `controllers` lets operators in, and `reporter` reports to the service manager. `upgrade` hands everything
-//! over to another process, and `succession` takes it over from one. `web` opens the port of HTTP, and
-//! `saved` turns a table back into lines.
+//! `environment` says where operators find instances, `controllers` lets them in, and `reporter` reports to the
+//! service manager. `upgrade` hands everything over to another process, and `succession` takes it over from
+//! one. `web` opens the port of HTTP, and `saved` turns a table back into lines.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,6 +32,7 @@ mod controllers;
 mod deadlines;
 mod denied;
 mod doctor;
+mod environment;
 mod fenced;
 mod files;
 mod heir;
@@ -233,7 +234,7 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
     let mut origin = Origin::of_this_process(argv);
     let mut heir = Heir::of_this_process();
     heir.iter().for_each(|heir| origin.started_by(heir.program()));
-    let environment = controllers::Environment::read();
+    let environment = environment::Environment::read();
     let passed = environment.passed_listeners();
     match parsed? {
         Invocation::Serve(serve) => {
@@ -264,10 +265,10 @@ fn dispatch(argv: &[OsString]) -> Result<u8, Failure> {
         Invocation::Command { instance, text } => {
             // The command may write a capture file.
             process::expect_full_files();
-            controllers::one_shot(&instance, &text, &environment)
+            environment::one_shot(&instance, &text, &environment)
         }
-        Invocation::Shell { instance } => controllers::shell(&instance, &environment),
-        Invocation::List => Ok(controllers::list(&environment)),
+        Invocation::Shell { instance } => environment::shell(&instance, &environment),
+        Invocation::List => Ok(environment::list(&environment)),
         Invocation::Print(page) => print(&page),
     }
 }
@@ -294,7 +295,7 @@ fn serve_all(
     asked: StartRequest,
     passed: Result<Vec<PassedListener>, PassedError>,
     mut heir: Option<&mut Heir>,
-    environment: &controllers::Environment,
+    environment: &environment::Environment,
 ) -> Result<u8, Failure> {
     let foreground = start::is_foreground(&asked.process);
     if !asked.check_only && (foreground || heir.is_some()) {
@@ -308,7 +309,7 @@ fn serve_asked(
     StartRequest { process, services, check_only, replace, source, origin }: StartRequest,
     passed: Result<Vec<PassedListener>, PassedError>,
     heir: Option<&mut Heir>,
-    environment: &controllers::Environment,
+    environment: &environment::Environment,
 ) -> Result<u8, Failure> {
     let process = &process;
     let mut wrong: Vec<Failure> = Vec::new();

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::controllers::Environment;
+use super::environment::Environment;
 use super::origin::Origin;
 use super::roster::Source;
 use super::{Failure, exit, files, refused};

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 
-use super::controllers::{self, Environment};
+use super::environment::{self, Environment};
 use super::heir::{Heir, span_of};
 use super::lookup::Resolved;
 use super::prepared::{self, BIND_PATIENCE, BIND_RETRY};
@@ -18,7 +18,7 @@ use crate::spec::{ListenSpan, ServiceSpec};
 /// was given.
 pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Environment) -> Option<String> {
     wanted.iter().find_map(|&span| {
-        if !is_asked && let Some((place, pid)) = controllers::holder(span, environment) {
+        if !is_asked && let Some((place, pid)) = environment::holder(span, environment) {
             return Some(format!("balance: process {pid} serves {place}; --replace takes the port over from it"));
         }
         let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
@@ -27,7 +27,7 @@ pub(super) fn advice(wanted: &[ListenSpan], is_asked: bool, environment: &Enviro
         let all = all.map(|first| ListenSpan::new(first, *span.ports().end()));
         let mut all = all.filter(|&other| other != span);
         all.find_map(|other| {
-            let (other, pid) = controllers::holder(other, environment)?;
+            let (other, pid) = environment::holder(other, environment)?;
             Some(format!(
                 "balance: process {pid} serves {other}, and --replace takes over the same address only; stop that one first \
                  (kill {pid})"
@@ -51,7 +51,7 @@ pub(super) fn refuse_hidden(
         if span.unix().is_none_or(|name| name.is_abstract()) {
             continue;
         }
-        while let Some((place, pid)) = controllers::holder(span, environment) {
+        while let Some((place, pid)) = environment::holder(span, environment) {
             if patience.is_zero() {
                 let text = format!(
                     "balance: process {pid} serves {place}; --replace takes the port over from it, and makes its file anew if it is gone"
@@ -81,12 +81,12 @@ pub(super) fn ask(
     let spans: Vec<ListenSpan> = services.iter().map(|(_, found)| found.span()).collect();
     let failed = |text: String| Err(Failure::new(exit::OS, format!("balance: --replace: {text}")));
     let mut heirs: Vec<Heir> = Vec::new();
-    let wanted = spans.iter().flat_map(|&span| controllers::entries_on(span, environment));
+    let wanted = spans.iter().flat_map(|&span| environment::entries_on(span, environment));
     for place in wanted {
         if heirs.iter().any(|heir| heir.services().iter().any(|one| span_of(one).contains(place))) {
             continue;
         }
-        let (stream, pid) = match controllers::ask_for(place, environment) {
+        let (stream, pid) = match environment::ask_for(place, environment) {
             Ok(Some(found)) => found,
             Ok(None) => continue,
             Err(e) => {

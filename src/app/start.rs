@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::assembly::Assembly;
 use super::circles;
-use super::controllers::{self, AtWork, Environment};
+use super::controllers::{self, AtWork};
 use super::deadlines::Deadlines;
+use super::environment::{self, Environment};
 use super::fenced;
 use super::heir::Heir;
 use super::hooks::ProgramHooks;
@@ -170,7 +171,7 @@ pub(super) fn start(
     let group = settings.control_group.as_ref().map(|group| &group.name[..]);
     let endpoint = match endpoint {
         Some(endpoint) => Some(endpoint),
-        None => controllers::bind(names, group, environment, &warn)?,
+        None => environment::bind(names, group, environment, &warn)?,
     };
     let ready = if foreground {
         None

@@ -14,7 +14,8 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use super::assembly::Assembly;
-use super::controllers::{self, AtWork, Environment};
+use super::controllers::{self, AtWork};
+use super::environment::{self, Environment};
 use super::fenced;
 use super::heir::{Heir, receive, send, span_of};
 use super::kept::{self, Kept};
@@ -342,7 +343,7 @@ impl Taking<'_> {
             None => {
                 let names = assembly.roster.names();
                 let group = self.settings.control_group.as_ref().map(|group| &group.name[..]);
-                controllers::bind(names, group, self.environment, &self.log)?
+                environment::bind(names, group, self.environment, &self.log)?
             }
         };
         let Some(origin) = self.origin.take() else { return Err(self.failed("it was begun already")) };
