@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,11 @@ pub(super) fn fields(line: &str) -> Line {
 /// All lines so far.
 #[track_caller]
 pub(super) fn lines(path: &Path) -> Vec<Line> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    assert!(text.is_empty() || text.ends_with('\n'), "half a line: {text:?}");
+    // A line may be read while it is being written.
+    let text = eventually("whole lines", || {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        (text.is_empty() || text.ends_with('\n')).then_some(text)
+    });
     text.lines().map(fields).collect()
 }
 
@@ -60,7 +63,8 @@ pub(super) fn lines(path: &Path) -> Vec<Line> {
 pub(super) fn await_lines(path: &Path, count: usize) -> Vec<Line> {
     let all = eventually("lines", || {
         let text = fs::read_to_string(path).unwrap_or_default();
-        (text.lines().count() >= count && text.ends_with('\n')).then(|| lines(path))
+        let all = text.ends_with('\n').then(|| text.lines().map(fields).collect::<Vec<_>>());
+        all.filter(|all| all.len() >= count)
     });
     assert_eq!(all.len(), count, "{all:?}");
     all
@@ -145,7 +149,7 @@ pub(super) fn until_over(mut client: Client) {
 fn until_served_and_over(instance: &Instance) {
     eventually("a client is served", || {
         let mut client = instance.connect();
-        let is_served = client.0.write_all(b"x").is_ok() && matches!(client.0.read(&mut [0]), Ok(1));
+        let is_served = client.0.write_all(b"x").is_ok() && matches!(client.read(&mut [0]), Ok(1));
         until_over(client);
         is_served.then_some(())
     });

@@ -216,7 +216,11 @@ fn an_asker_that_is_interrupted_or_killed_leaves_a_file_that_can_be_read() {
         let before = fs::metadata(&file).expect("it is there").len();
         client.send("something");
         client.recv(9);
-        eventually("both are written", || (fs::metadata(&file).ok()?.len() > before + 300).then_some(()));
+        eventually("both are written, and their acknowledgements", || {
+            let seen = fs::read(&file).ok()?;
+            let both = seen.windows(9).filter(|part| part == b"something").count() == 2;
+            (both && seen.len() as u64 > before + 300).then_some(())
+        });
         tap.signal(signal);
         let (_, ended, told) = tap.ends();
         assert_eq!(ended, code, "{told}");

@@ -23,6 +23,7 @@ use balance::sys::{Clock, Outgoing};
 
 use crate::harness::{
     BlackHole, Client, DEADLINE, Direction, Over, Received, Refusing, Server, Stream, eventually, pause,
+    unless_held_up,
 };
 
 /// A data plane with one service.
@@ -344,7 +345,7 @@ fn what_waits_for_a_slow_reader_goes_with_its_connection() {
                     .sum::<u64>()
             };
             let before = moved();
-            (0..20).for_each(|_| pause());
+            (0..100).for_each(|_| pause());
             (before > 0 && moved() == before).then_some(())
         });
         for round in 0..5 {
@@ -420,40 +421,46 @@ fn a_half_closed_connection_goes_on_in_each_of_its_stages() {
 
 #[test]
 fn ages_counters_and_limits_go_on() {
-    let host = Host::new();
-    let options = ServiceOptions {
-        idle_timeout: Some(Duration::from_millis(1_500)),
-        max_lifetime: Some(Duration::from_secs(3_600)),
-        ..options()
-    };
-    let (halves, address) = Half::pair(&[(host.address, None)], &options);
-    let mut client = Client::connect(address);
-    let mut server = host.end_of(&mut client, "hello");
-    server.send("yes");
-    client.recv(3);
-    let before =
-        eventually("bytes", || halves[0].running.sessions(None).into_iter().find(|one| one.rcvd_bytes == 3));
-    halves[0].plane.hold_doors();
-    let departing = halves[0].plane.pack(10);
-    let record = departing[0].record().clone();
-    let expires_in = record.expires_in.expect("it does not live for ever");
-    assert!(expires_in > Duration::from_secs(3_000) && expires_in < Duration::from_secs(4_000));
-    assert_eq!((record.delivered, record.id, Some(record.client.into())), ([3, 5], before.id, before.client));
-    assert_eq!(Some(record.client), client.0.local_addr().ok().map(Into::into));
-    let arriving = departing.iter().map(|one| halves[1].arriving(one)).collect();
-    drop(departing);
-    halves[1].plane.arrive(arriving).expect("it makes sense");
-    let after = eventually("the session", || halves[1].running.sessions(None).pop());
-    assert_eq!((after.id, after.sent_bytes, after.rcvd_bytes), (before.id, 5, 3));
-    let counted = |half: &Half| {
-        let snapshot = half.table.lock().snapshot();
-        let channel = &snapshot.groups[0].channels[0];
-        (channel.sent_bytes, channel.rcvd_bytes)
-    };
-    assert_eq!((counted(&halves[0]), counted(&halves[1])), ((5, 3), (0, 0)), "where they moved");
-    // It was idle for a while there, and is here.
-    assert_eq!(client.recv_all(), b"");
-    halves.iter().for_each(Half::assert_empty);
+    unless_held_up(300, || {
+        let host = Host::new();
+        let options = ServiceOptions {
+            idle_timeout: Some(Duration::from_secs(5)),
+            max_lifetime: Some(Duration::from_secs(3_600)),
+            ..options()
+        };
+        let (halves, address) = Half::pair(&[(host.address, None)], &options);
+        let mut client = Client::connect(address);
+        let mut server = host.end_of(&mut client, "hello");
+        server.send("yes");
+        client.recv(3);
+        let before = eventually("bytes", || {
+            halves[0].running.sessions(None).into_iter().find(|one| one.rcvd_bytes == 3)
+        });
+        halves[0].plane.hold_doors();
+        let departing = halves[0].plane.pack(10);
+        let record = departing[0].record().clone();
+        let expires_in = record.expires_in.expect("it does not live for ever");
+        assert!(expires_in > Duration::from_secs(3_000) && expires_in < Duration::from_secs(4_000));
+        assert_eq!(
+            (record.delivered, record.id, Some(record.client.into())),
+            ([3, 5], before.id, before.client)
+        );
+        assert_eq!(Some(record.client), client.0.local_addr().ok().map(Into::into));
+        let arriving = departing.iter().map(|one| halves[1].arriving(one)).collect();
+        drop(departing);
+        halves[1].plane.arrive(arriving).expect("it makes sense");
+        let after = eventually("the session", || halves[1].running.sessions(None).pop());
+        assert_eq!((after.id, after.sent_bytes, after.rcvd_bytes), (before.id, 5, 3));
+        let counted = |half: &Half| {
+            let snapshot = half.table.lock().snapshot();
+            let channel = &snapshot.groups[0].channels[0];
+            (channel.sent_bytes, channel.rcvd_bytes)
+        };
+        assert_eq!((counted(&halves[0]), counted(&halves[1])), ((5, 3), (0, 0)), "where they moved");
+        // It was idle for a while there, and is here.
+        assert_eq!(client.recv_all(), b"");
+        halves.iter().for_each(Half::assert_empty);
+    });
 }
 
 #[test]
@@ -514,7 +521,7 @@ fn whoever_waits_in_line_is_served_in_order_elsewhere() {
 fn a_dial_under_way_goes_on_or_its_client_goes_without_a_channel() {
     let host = Host::new();
     let hole = BlackHole::new();
-    let options = ServiceOptions { connect_timeout: Duration::from_millis(700), ..options() };
+    let options = ServiceOptions { connect_timeout: Duration::from_secs(3), ..options() };
     let first = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
     let second = Listener::inherit(duplicate(first.as_fd()), None).expect("it listens");
     let address = first.address().net().expect("TCP");
@@ -539,7 +546,7 @@ fn a_dial_under_way_goes_on_or_its_client_goes_without_a_channel() {
 fn clients_that_were_kept_back_are_served_here_if_nobody_leaves_after_all() {
     let host = Host::new();
     let hole = BlackHole::new();
-    let options = ServiceOptions { connect_timeout: Duration::from_millis(700), ..options() };
+    let options = ServiceOptions { connect_timeout: Duration::from_secs(3), ..options() };
     let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), None).expect("a free port");
     let address = listener.address().net().expect("TCP");
     let half = Half::new(listener, &[(hole.addr(), None), (host.address, None)], options);

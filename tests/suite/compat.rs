@@ -536,8 +536,8 @@ fn the_dump_in_the_background_is_left_off_with_a_warning() {
 #[test]
 fn a_port_may_be_a_service_name_for_every_mode() {
     // A name whose port the kernel hands out to nobody.
-    let listen = "127.66.66.66:6379".parse().expect("an address");
-    let instance = Setup::binding(listen).start(["-b", "127.66.66.66", "redis", "127.0.0.1"]);
+    let ip = own_address().ip();
+    let instance = Setup::binding((ip, 6379).into()).start(["-b", &ip.to_string(), "redis", "127.0.0.1"]);
     assert_eq!(instance.show()[0].address, "127.0.0.1:6379");
     Run::balance(&instance.directory).args(["-c", "show", "redis"]).finish().code(0);
     instance.end();

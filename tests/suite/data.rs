@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::harness::{
-    Client, Direction, Instance, Received, Server, Setup, Stream, eventually, private_network,
+    Client, Direction, Instance, Received, Server, Setup, Stream, eventually, private_network, unless_held_up,
 };
 
 /// A server that sends its stream and checks the client's, both of this length, at the same time.
@@ -338,46 +338,50 @@ fn a_dual_stack_listener_takes_both_kinds_of_clients() {
 
 #[test]
 fn an_idle_connection_ends_and_a_busy_one_does_not() {
-    let server = Server::echo();
-    let instance = Instance::before(&[&"-T1", &server]);
-    let mut idle = instance.connect();
-    let mut busy = instance.connect();
-    let begin = Instant::now();
-    let mut ended = None;
-    idle.0.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
-    // The busy one speaks all the time; the idle one is looked at in between.
-    while begin.elapsed() < Duration::from_millis(2500) {
-        busy.send("ping");
-        assert_eq!(busy.recv(4), b"ping");
-        if ended.is_none()
-            && !matches!(idle.0.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
-        {
-            ended = Some(begin.elapsed());
+    unless_held_up(200, || {
+        let server = Server::echo();
+        let instance = Instance::before(&[&"-T1", &server]);
+        let mut idle = instance.connect();
+        let mut busy = instance.connect();
+        let begin = Instant::now();
+        let mut ended = None;
+        idle.0.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+        // The busy one speaks all the time; the idle one is looked at in between.
+        while begin.elapsed() < Duration::from_millis(2500) {
+            busy.send("ping");
+            assert_eq!(busy.recv(4), b"ping");
+            if ended.is_none()
+                && !matches!(idle.read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock)
+            {
+                ended = Some(begin.elapsed());
+            }
         }
-    }
-    let ended = ended.expect("the idle connection ended");
-    assert!(ended >= Duration::from_millis(900), "{ended:?}");
-    drop((idle, busy));
-    instance.end();
+        let ended = ended.expect("the idle connection ended");
+        assert!(ended >= Duration::from_millis(900), "{ended:?}");
+        drop((idle, busy));
+        instance.end();
+    });
 }
 
 #[test]
 fn an_idle_timeout_counts_bytes_of_either_direction() {
-    // Only the server speaks, for more than twice the timeout.
-    const DOTS: usize = 25;
-    let server = Server::with(|mut stream, _| {
-        for _ in 0..DOTS {
-            if stream.write_all(b".").is_err() {
-                return;
+    unless_held_up(200, || {
+        // Only the server speaks, for more than twice the timeout.
+        const DOTS: usize = 25;
+        let server = Server::with(|mut stream, _| {
+            for _ in 0..DOTS {
+                if stream.write_all(b".").is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
             }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.shutdown(Shutdown::Write);
+        });
+        let instance = Instance::before(&[&"-T", &"1", &server]);
+        let dots = instance.connect().recv_all();
+        assert_eq!(dots.len(), DOTS);
+        instance.end();
     });
-    let instance = Instance::before(&[&"-T", &"1", &server]);
-    let dots = instance.connect().recv_all();
-    assert_eq!(dots.len(), DOTS);
-    instance.end();
 }
 
 #[test]
@@ -417,12 +421,14 @@ fn both_sides_have_nodelay_and_keepalive() {
     let client = instance.connect();
     server.await_accepted(1);
     let filter = format!("( sport = :{} or dport = :{} )", instance.addr.port(), server.addr.port());
-    let run =
-        crate::harness::Run::new("ss").args(["-tnpo", "state", "established", &filter]).finish().code(0);
-    let ours: Vec<_> =
-        run.stdout.lines().filter(|line| line.contains(&format!("pid={},", instance.pid()))).collect();
-    assert_eq!(ours.len(), 2, "{run}");
-    assert!(ours.iter().all(|line| line.contains("timer:(keepalive")), "{run}");
+    // The options are set after the connection is there.
+    eventually("both sides have their timer", || {
+        let run =
+            crate::harness::Run::new("ss").args(["-tnpo", "state", "established", &filter]).finish().code(0);
+        let ours: Vec<_> =
+            run.stdout.lines().filter(|line| line.contains(&format!("pid={},", instance.pid()))).collect();
+        (ours.len() == 2 && ours.iter().all(|line| line.contains("timer:(keepalive"))).then_some(())
+    });
     drop(client);
     instance.end();
 }

@@ -74,8 +74,13 @@ fn a_healthy_instance_is_fine() {
             }
             assert_eq!(told.code, 0, "{told}");
             assert!(told.stdout.starts_with("fine: ") && told.stdout.ends_with("found nothing\n"), "{told}");
-            let json = instance.ctl("doctor json").code(0).stdout;
+            let json = instance.ctl("doctor json").stdout;
             let answer: Value = serde_json::from_str(&json).expect("JSON");
+            let found = answer["findings"].as_array().expect("a list");
+            let is_of_machine = |one: &Value| of_machine.iter().any(|check| one["check"] == *check);
+            if round < 5 && !found.is_empty() && found.iter().all(is_of_machine) {
+                continue;
+            }
             assert_eq!((&answer["verdict"], &answer["exit_code"]), (&"fine".into(), &0.into()), "{json}");
             assert_eq!(answer["findings"].as_array().map(Vec::len), Some(0));
             instance.end();
@@ -136,7 +141,7 @@ fn channels_that_do_not_answer_are_named_with_what_they_met() {
 #[test]
 fn a_server_whose_listen_queue_overflows_shows_by_slow_connects() {
     let hole = BlackHole::new();
-    let instance = on_own(&[&hole.addr().to_string()]);
+    let instance = on_own(&["-t", "60", &hole.addr().to_string()]);
     let client = instance.connect();
     eventually("its request was dropped", || (instance.dials(hole.addr()) == 1).then_some(()));
     no_finding(&instance, "slow-connects");
@@ -354,16 +359,16 @@ fn another_process_on_the_same_port_is_found() {
     let passed = listener(at).expect("a free port");
     let instance =
         Setup::passing(passed).start(["-b", &at.ip().to_string(), "PORT", &server.addr.to_string()]);
-    no_finding(&instance, "shared-port");
-    let other = listener(at).expect("both say that they share it");
-    let line = finding(&instance, "shared-port");
-    assert!(line.contains(&format!("listens on {at}, too")) && line.contains("SO_REUSEPORT"), "{line}");
     // A copy of its descriptor may be in a child of another test for a moment, between fork and exec.
     let is_alone = || {
         eventually("nobody shares the port", || {
             findings(&instance.ctl("doctor"), "shared-port").is_empty().then_some(())
         });
     };
+    is_alone();
+    let other = listener(at).expect("both say that they share it");
+    let line = finding(&instance, "shared-port");
+    assert!(line.contains(&format!("listens on {at}, too")) && line.contains("SO_REUSEPORT"), "{line}");
     drop(other);
     is_alone();
     let other = listener(SocketAddr::from(([0, 0, 0, 0], at.port()))).expect("both say that they share it");

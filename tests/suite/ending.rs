@@ -11,7 +11,8 @@ use rustix::process::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
-    Client, DEADLINE, Instance, Received, Server, Setup, eventually, own_address, private_network,
+    Client, DEADLINE, Instance, Received, Server, Setup, eventually, own_address, private_network, settled,
+    uninterrupted,
 };
 
 /// Sends until it is told to stop or nobody takes any more.
@@ -74,11 +75,7 @@ fn a_download_cut_short_by_the_operator_ends_in_a_reset() {
     let mut client = Client::connect_narrow(instance.addr);
     client.recv(1);
     // Until everything between the server and us is full.
-    let mut last = 0;
-    eventually("nothing moves any more", || {
-        let rcvd = instance.show()[0].rcvd;
-        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
-    });
+    settled("nothing moves any more", || instance.show()[0].rcvd);
     instance.ctl("disable 0 hard").code(0);
     stop.store(true, Ordering::SeqCst);
     assert_eq!(client.ending(), Received::Reset);
@@ -91,11 +88,7 @@ fn a_download_cut_short_by_a_signal_ends_in_a_reset() {
     let mut instance = Instance::before(&[&server]);
     let mut client = Client::connect_narrow(instance.addr);
     client.recv(1);
-    let mut last = 0;
-    eventually("nothing moves any more", || {
-        let rcvd = instance.show()[0].rcvd;
-        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
-    });
+    settled("nothing moves any more", || instance.show()[0].rcvd);
     instance.signal(Signal::INT);
     assert_eq!(instance.wait(), 0);
     stop.store(true, Ordering::SeqCst);
@@ -133,7 +126,7 @@ impl Stalled {
     fn ending(&mut self) -> (Received, bool) {
         let (mut got, mut buffer) = (0, [0; 65_536]);
         loop {
-            match self.reader.read(&mut buffer) {
+            match uninterrupted(|| self.reader.read(&mut buffer)) {
                 Ok(0) => return (Received::End, got == self.sent_bytes),
                 Ok(n) => got += n,
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return (Received::Reset, false),
@@ -146,11 +139,7 @@ impl Stalled {
 /// So many of them, once nothing moves any more.
 pub(crate) fn stalled_downloads(instance: &Instance, channel: &TcpListener, number: usize) -> Vec<Stalled> {
     let downloads = (0..number).map(|_| Stalled::new(instance, channel)).collect();
-    let mut last = 0;
-    eventually("nothing moves any more", || {
-        let rcvd = instance.show()[0].rcvd;
-        std::mem::replace(&mut last, rcvd).eq(&rcvd).then_some(())
-    });
+    settled("nothing moves any more", || instance.show()[0].rcvd);
     downloads
 }
 
@@ -270,6 +259,7 @@ fn clients_that_reset_free_the_slots_of_a_server_that_takes_nothing() {
     instance.await_show("all slots are taken", |rows| rows[0].c == 3);
     clients.into_iter().for_each(Client::rst);
     instance.await_show("their slots are free", |rows| rows[0].c == 0);
+    instance.await_told([("closed", 3)]);
     let told = instance.told("closed");
     assert!(told.len() == 3 && told.iter().all(|line| line.contains("how=\"client reset\"")), "{told:#?}");
     instance.end();

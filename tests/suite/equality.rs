@@ -6,7 +6,7 @@
 //! `BALANCE_SEED=n` sets it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -118,7 +118,7 @@ impl Guest<'_> {
         let mut buffer = [0; 4096];
         while bytes > 0 {
             let Some(client) = &mut self.client else { return };
-            match client.0.read(&mut buffer) {
+            match client.read(&mut buffer) {
                 Ok(0) => {
                     self.taken();
                     return;
@@ -345,8 +345,10 @@ fn sources(world: &World) -> (Numbers, Numbers, Numbers) {
     let log = world.instance.directory.path().join("access.log");
     let lines = eventually("a line for each", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();
+        // The last line may be half there.
+        let text = text.get(..text.rfind('\n')?)?;
         let lines: Vec<_> = text.lines().map(fields).filter(|line| line["service"] != "gone").collect();
-        (lines.len() as u64 >= ends && text.ends_with('\n')).then_some(lines)
+        (lines.len() as u64 >= ends).then_some(lines)
     });
     (of_log(&lines), shown, metrics)
 }

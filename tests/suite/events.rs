@@ -46,7 +46,8 @@ fn events_are_shown_in_the_words_of_the_log_with_their_times() {
     });
     let started = format!("info event=started listen={} pid={}", instance.addr, instance.pid());
     assert_eq!(told, [started.clone(), ejected.clone()]);
-    assert!(instance.stderr().contains(&format!("balance: level={ejected}\n")), "the words of the log");
+    let line = format!("balance: level={ejected}\n");
+    eventually("the words of the log", || instance.stderr().contains(&line).then_some(()));
     let text = instance.ctl("events").stdout;
     assert!(text.lines().all(|line| line[..11] == before[..11] || before.contains("T23:59")), "{text}");
     // Of a client nothing is remembered, nor of what only looks; an operator's command is.
@@ -211,12 +212,21 @@ fn with_log_time_each_line_on_stderr_begins_with_its_time() {
     let instance =
         Setup::new().start(["--log-time", "--check", "exec:/no/such", "PORT", &refusing.to_string()]);
     instance.ctl("disable 0").code(0);
-    let told = instance.ctl("events").stdout;
-    let text = instance.stderr();
-    assert!(text.lines().count() >= 2, "{text}");
+    let text = eventually("some lines", || {
+        let text = instance.stderr();
+        (text.ends_with('\n') && text.lines().count() >= 2).then_some(text)
+    });
+    // A line may be on stderr before it is among the events.
+    let mut told = String::new();
     for line in text.lines() {
         let (time, rest) = line.split_once(" balance: level=").unwrap_or_else(|| panic!("{line}"));
-        assert!(told.contains(&format!("{time} {rest}\n")), "{line} in {told}");
+        eventually(&format!("{line} is told"), || {
+            let line = format!("{time} {rest}\n");
+            if !told.contains(&line) {
+                told = instance.ctl("events").stdout;
+            }
+            told.contains(&line).then_some(())
+        });
     }
     assert!(instance.ctl("save").stdout.contains("--log-time"));
     instance.end();
@@ -277,6 +287,9 @@ fn debug_messages_are_switched_while_it_runs_and_stay_so_over_a_reload_and_an_up
     eventually("and its end", || (closed(&instance) > ends || closed(&instance) >= 2).then_some(()));
     // No debug event is remembered, and off is off.
     assert!(!instance.ctl("events 1000").stdout.contains("event=opened"));
+    eventually("the end of the upgrade is told", || {
+        instance.stderr().contains("carried from process").then_some(())
+    });
     assert_eq!(say(&instance, "debug off"), "debug is off\n");
     let said = instance.stderr();
     drop(instance.connect());

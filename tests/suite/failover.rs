@@ -34,7 +34,7 @@ pub(crate) fn burst<T: Send>(
 /// The channel's name, or nothing if the client was closed without one.
 pub(crate) fn name_of(client: &mut Client) -> Option<char> {
     let mut byte = [0];
-    match std::io::Read::read(&mut client.0, &mut byte) {
+    match client.read(&mut byte) {
         Ok(1) => Some(char::from(byte[0])),
         _ => None,
     }

@@ -4,6 +4,7 @@
 //! who does not know the test needs.
 
 mod clients;
+mod held_up;
 mod instance;
 mod load;
 mod network;
@@ -16,12 +17,15 @@ mod status;
 mod terminal;
 mod tracer;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use clients::{Client, Received};
+pub(crate) use held_up::unless_held_up;
 pub(crate) use instance::{Instance, Row, Setup};
 pub(crate) use load::{Got, Load, Visit, visit};
 pub(crate) use network::{port_range, private_network};
@@ -42,14 +46,45 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Polls until `fact` returns a value. Panics with `what` at the deadline.
 #[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + DEADLINE;
+pub(crate) fn eventually<T>(what: &str, fact: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, fact)
+}
+
+/// The same for what is much work.
+#[track_caller]
+pub(crate) fn eventually_within<T>(time: Duration, what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + time;
     loop {
         if let Some(value) = fact() {
             return value;
         }
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < end, "not within {time:?}: {what}");
         pause();
+    }
+}
+
+/// Polls until what is looked at is the same many times in a row, and returns it. Two looks would not do: who moves it may not have
+/// had a turn between them.
+#[track_caller]
+pub(crate) fn settled<T: PartialEq>(what: &str, look: impl Fn() -> T) -> T {
+    let (mut last, mut times) = (look(), 0);
+    eventually(what, || {
+        let now = look();
+        times = if now == last { times + 1 } else { 0 };
+        last = now;
+        (times >= 8).then_some(())
+    });
+    last
+}
+
+/// Makes the call again for as long as it is interrupted. A call on a socket with a timeout is, if the test's
+/// process is stopped and goes on.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            ended => return ended,
+        }
     }
 }
 
@@ -77,14 +112,21 @@ pub(crate) fn unique() -> u32 {
     COUNTER.fetch_add(1, Ordering::Relaxed)
 }
 
+static RUN: LazyLock<u32> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()) as u32);
+
+/// A number that no other run of the tests has. A process ID will not do: in namespaces of their own, two runs have the same one.
+pub(crate) fn run_number() -> u32 {
+    *RUN
+}
+
 /// A directory that is removed when the test ends.
 #[derive(Debug)]
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("balance-suite-{}-{}", std::process::id(), unique()));
-        std::fs::create_dir_all(&path).expect("a temporary directory");
+        let path = std::env::temp_dir().join(format!("balance-suite-{:08x}-{}", run_number(), unique()));
+        std::fs::create_dir(&path).expect("a temporary directory that is not there yet");
         Self(path)
     }
 
@@ -110,11 +152,11 @@ impl Drop for Directory {
 /// the port before the program binds it.
 pub(crate) fn own_address() -> SocketAddr {
     let n = unique();
-    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let [_, _, high, low] = run_number().to_be_bytes();
     // 127.x.y.z with x from 64 to 191: not 127.0.0.1 or the clients' addresses.
     let ip = Ipv4Addr::new(127, 64 + (high ^ (n >> 8) as u8) % 128, low, 1 + (n % 254) as u8);
     // Below the range for outgoing connections, so that no other test's connection has it, even on 127.0.0.1.
-    let first = std::process::id().wrapping_mul(401).wrapping_add(n) % 20_000;
+    let first = (run_number() >> 16).wrapping_mul(401).wrapping_add(n) % 20_000;
     let ports = (0..20_000).map(|more| 12_000 + ((first + more) % 20_000) as u16);
     let is_free = |at: SocketAddr| {
         // It never listens, so a copy of its descriptor in a child of another test, between fork and exec, is
@@ -175,7 +217,9 @@ impl BlackHole {
         // Connects until a connect no longer completes.
         loop {
             let client = new();
-            let filled = client.connect_timeout(&address, Duration::from_millis(300)).is_err();
+            // A connect that came back late has been answered all the same.
+            let late = client.connect_timeout(&address, Duration::from_millis(300)).is_err();
+            let filled = late && client.peer_addr().is_err();
             queue.push(client);
             if filled {
                 break;

@@ -64,8 +64,8 @@ fn an_event_is_in_the_environment_and_nothing_of_ours_beside_it() {
     let directory = Directory::new();
     let seen = directory.path().join("seen");
     let more = format!(
-        "{{ echo $#; pwd; for fd in /proc/self/fd/*; do readlink $fd; done; ulimit -n; }} >{} </dev/null",
-        seen.display()
+        "{{ echo $#; pwd; for fd in /proc/self/fd/*; do readlink $fd; done; ulimit -n; }} >{seen}.new </dev/null; mv {seen}.new {seen}",
+        seen = seen.display()
     );
     let (program, book) = clerk(&directory, "clerk", &more);
     let refusing = Refusing::new();
@@ -106,7 +106,7 @@ fn an_event_is_in_the_environment_and_nothing_of_ours_beside_it() {
     let ours: Vec<_> = lines
         .iter()
         .filter(is_own)
-        .filter(|line| !line.ends_with("/seen") && !line.ends_with("/clerk"))
+        .filter(|line| !line.ends_with("/seen.new") && !line.ends_with("/clerk"))
         .collect();
     assert!(ours.is_empty(), "{text}");
     await_no_children(&instance);
@@ -223,7 +223,7 @@ fn a_program_that_hangs_is_killed_with_its_group_and_the_next_event_is_heard() {
         "balance: level=warning event=hook_failed program={} cause=\"killed after 10 s\"\n",
         program.display()
     );
-    assert!(instance.stderr().contains(&failed), "{}", instance.stderr());
+    eventually("it is told", || instance.stderr().contains(&failed).then_some(()));
     assert_eq!(runs(&book).len(), 1, "what became of a program is no event for it");
     assert!(instance.ctl("events").stdout.contains("warning event=hook_failed program="));
     await_no_children(&instance);
@@ -261,11 +261,12 @@ fn what_a_program_leaves_behind_is_killed_and_a_flood_of_output_goes_nowhere() {
 fn of_a_burst_the_last_hundred_are_heard_and_the_rest_is_counted() {
     let directory = Directory::new();
     let go = directory.path().join("go");
-    let (program, book) =
-        clerk(&directory, "clerk", &format!("while ! [ -e {} ]; do sleep 0.02; done", go.display()));
+    let begun = directory.path().join("begun");
+    let wait = format!(": >{}; while ! [ -e {} ]; do sleep 0.02; done", begun.display(), go.display());
+    let (program, book) = clerk(&directory, "clerk", &wait);
     let server = Server::named("a");
     let instance = start(&program, &[&server]);
-    eventually("the first run", || instance.ctl("events").stdout.contains("event=started").then_some(()));
+    eventually("the first run", || begun.exists().then_some(()));
     let burst: String = (1..=200).map(|n| format!("maxc 0 {n}\n")).collect();
     instance.shell(burst);
     assert_eq!(instance.named().1, "a");
@@ -278,11 +279,8 @@ fn of_a_burst_the_last_hundred_are_heard_and_the_rest_is_counted() {
     assert_eq!(commands, (101..=200).map(|n| format!("maxc 0 {n}")).collect::<Vec<_>>(), "in order");
     assert_eq!(all.iter().map(|run| told(run, "SKIPPED")).filter(Option::is_some).count(), 1);
     assert_eq!(told(&all[1], "SKIPPED"), Some("100"));
-    assert!(
-        instance.stderr().contains("balance: level=warning event=hook_behind skipped=100\n"),
-        "{}",
-        instance.stderr()
-    );
+    let behind = "balance: level=warning event=hook_behind skipped=100\n";
+    eventually("it is told", || instance.stderr().contains(behind).then_some(()));
     instance.end();
 }
 
@@ -364,8 +362,15 @@ fn an_upgrade_neither_ends_the_service_nor_begins_an_outage_again() {
     // One that takes clients again tells of the next outage.
     server.stop();
     eventually("the next one", || outage.iter().all(|event| heard(event) == 2).then_some(()));
-    instance.end();
-    assert_eq!(heard("drained"), 1);
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    // Unless the machine had no time for the program.
+    assert!(heard("drained") == 1 || had_no_time(&instance), "{}", instance.stderr());
+}
+
+/// Was a program cut short by the end of its process?
+fn had_no_time(instance: &Instance) -> bool {
+    ["since the process ends", "the process ends, and"].iter().any(|told| instance.stderr().contains(told))
 }
 
 #[test]
@@ -373,13 +378,18 @@ fn the_end_waits_a_moment_for_the_last_events_and_for_no_program_that_hangs() {
     let directory = Directory::new();
     let (program, book) = clerk(&directory, "clerk", "");
     let server = Server::echo();
-    let instance = start(&program, &[&server]);
-    await_run(&book, "the start", |run| told(run, "EVENT") == Some("started"));
-    instance.end();
-    assert_eq!(
-        runs(&book).last().and_then(|run| told(run, "EVENT").map(str::to_owned)).as_deref(),
-        Some("drained")
-    );
+    // A busy machine may have no time for the program in that moment, but hardly ten times.
+    eventually("the last event was heard", || {
+        let _ = fs::remove_file(&book);
+        let mut instance = start(&program, &[&server]);
+        await_run(&book, "the start", |run| told(run, "EVENT") == Some("started"));
+        instance.signal(Signal::TERM);
+        assert_eq!(instance.wait(), 0);
+        let heard = runs(&book).last().and_then(|run| told(run, "EVENT").map(str::to_owned));
+        let is_heard = heard.as_deref() == Some("drained");
+        assert!(is_heard || had_no_time(&instance), "{heard:?}: {}", instance.stderr());
+        is_heard.then_some(())
+    });
     let mark = mark();
     // With what it has started; and when the instance is killed, so is it.
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::harness::{
     Client, DEADLINE, Directory, Finished, Instance, Over, Refusing, Run, Server, Setup, eventually,
-    own_address,
+    eventually_within, own_address,
 };
 
 /// A program that the tests need. `ci/test` installs it, so that there none of this is ever left out.
@@ -556,12 +556,13 @@ fn who_does_not_read_answers_keeps_nobody_out() {
             stream
         })
         .collect();
-    eventually("there is a place again", || {
+    // In between it makes 64 answers of half a megabyte, in what time it has.
+    eventually_within(DEADLINE * 6, "there is a place again", || {
         let answer =
             raw(at, format!("GET /healthz HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n").as_bytes());
         answer.ends_with("ok\n").then_some(())
     });
-    eventually("the others get metrics again", || {
+    eventually_within(DEADLINE * 6, "the others get metrics again", || {
         let answer = raw(at, request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes());
         answer.starts_with("HTTP/1.1 200").then_some(())
     });

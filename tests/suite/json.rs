@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Instance, Refusing, Run, Server, Setup, eventually, own_address};
+use crate::harness::{DEADLINE, Instance, Refusing, Run, Server, Setup, eventually, own_address};
 
 /// The answer to one command; one line, and exactly that.
 #[track_caller]
@@ -24,7 +24,8 @@ fn ask(instance: &Instance, command: &str) -> Value {
 fn assert_conforms(instance: &Instance, answers: &str) {
     let root = env!("CARGO_MANIFEST_DIR");
     let judge = format!("python3 -B {root}/ci/conforms {root}/dist/balance.schema.json");
-    Run::script(&instance.directory, &judge).stdin(answers).finish().code(0);
+    // A long answer is much work for it.
+    Run::script(&instance.directory, &judge).stdin(answers).within(DEADLINE * 6).finish().code(0);
     let lines = answers.lines().count().to_string() + "\n";
     Run::script(&instance.directory, "jq -c . | wc -l").stdin(answers).finish().code(0).out(&lines);
 }

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     Directory, Got, Instance, Load, Server, Setup, eventually, needs_root, own_address, private_network,
+    unless_held_up,
 };
 
 const HOSTS: &str = "a hosts file of its own takes a mount namespace";
@@ -90,6 +91,7 @@ fn a_name_that_moves_takes_new_clients_along_and_loses_no_connection() {
     assert_eq!(instance.names(3), "bbb");
     client.send("hello");
     assert_eq!(client.recv(5), b"hello", "it lives on");
+    instance.await_told([("resolved", 1)]);
     let told = instance.told("resolved");
     let line = format!("group=0 channel=0 host=web addresses={b} added={b} left={a}");
     assert!(matches!(&told[..], [one] if one.ends_with(&line)), "{told:?}");
@@ -101,7 +103,7 @@ fn a_name_that_moves_takes_new_clients_along_and_loses_no_connection() {
     for command in ["resolve", "resolve 0"] {
         instance.ctl(command).code(0).out(&format!("web: {one}, {other}\n"));
     }
-    assert_eq!(instance.told("resolved").len(), 2);
+    instance.await_told([("resolved", 2)]);
     assert_eq!(instance.status()[0].address, b.to_string(), "it keeps its place");
     client.send("still");
     assert_eq!(client.recv(5), b"still");
@@ -364,146 +366,159 @@ fn asking(setup: Setup) -> Setup {
 
 #[test]
 fn no_lie_of_a_name_server_costs_a_client() {
-    private_network("a name server on port 53", || {
-        let liar = Liar::start();
-        let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
-        let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
-        liar.says(Says::Truth, &[a, b]);
-        let instance = asking(Setup::new()).start(["--resolve", "100ms", "PORT", "db.test:7000"]);
-        let load = Load::on(instance.addr, 2);
-        load.await_more(10);
-        for says in [
-            Says::ServFail,
-            Says::Refused,
-            Says::NoSuchName,
-            Says::NoData,
-            Says::Garbage,
-            Says::Loop,
-            Says::WrongId,
-            Says::WrongQuestion,
-            Says::Truth,
-        ] {
-            liar.says(says, &[a, b]);
-            liar.await_asked(6);
+    unless_held_up(200, || {
+        private_network("a name server on port 53", || {
+            let liar = Liar::start();
+            let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+            let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
+            liar.says(Says::Truth, &[a, b]);
+            let instance = asking(Setup::new()).start(["--resolve", "100ms", "PORT", "db.test:7000"]);
+            let load = Load::on(instance.addr, 2);
+            load.await_more(10);
+            for says in [
+                Says::ServFail,
+                Says::Refused,
+                Says::NoSuchName,
+                Says::NoData,
+                Says::Garbage,
+                Says::Loop,
+                Says::WrongId,
+                Says::WrongQuestion,
+                Says::Truth,
+            ] {
+                liar.says(says, &[a, b]);
+                liar.await_asked(6);
+                load.await_more(20);
+                let answer = instance.ctl("resolve");
+                assert_eq!(
+                    answer.code,
+                    if says == Says::Truth { 0 } else { 75 },
+                    "{says:?}: {}",
+                    answer.stdout
+                );
+            }
+            assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
+            assert_eq!(instance.told("unresolved"), [""; 0]);
+            instance.await_told([("resolve_failed", 1), ("resolve_back", 1)]);
+            // Too much for a datagram is asked for by TCP.
+            liar.says(Says::Truncated, &[a, b, c]);
+            await_addresses(&instance, &[a, b, c]);
+            liar.says(Says::Truth, &[c]);
+            await_addresses(&instance, &[c]);
+            liar.says(Says::ServFail, &[]);
+            liar.await_asked(4);
+            eventually("it is told", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
             load.await_more(20);
-            let answer = instance.ctl("resolve");
-            assert_eq!(answer.code, if says == Says::Truth { 0 } else { 75 }, "{says:?}: {}", answer.stdout);
-        }
-        assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
-        assert_eq!(instance.told("unresolved"), [""; 0]);
-        assert_eq!((instance.told("resolve_failed").len(), instance.told("resolve_back").len()), (1, 1));
-        // Too much for a datagram is asked for by TCP.
-        liar.says(Says::Truncated, &[a, b, c]);
-        await_addresses(&instance, &[a, b, c]);
-        liar.says(Says::Truth, &[c]);
-        await_addresses(&instance, &[c]);
-        liar.says(Says::ServFail, &[]);
-        liar.await_asked(4);
-        eventually("it is told", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
-        load.await_more(20);
-        let visits = load.finish();
-        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
-        assert_eq!(lost, 0, "of {}", visits.len());
-        instance.end();
+            let visits = load.finish();
+            let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+            assert_eq!(lost, 0, "of {}", visits.len());
+            instance.end();
+        });
     });
 }
 
 #[test]
 fn no_lie_told_to_questions_of_our_own_costs_a_client() {
-    private_network("a name server on port 53", || {
-        let liar = Liar::start();
-        let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
-        let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
-        liar.says(Says::Truth, &[a, b]);
-        let args = ["--resolve", "100ms", "--dns", "127.0.0.1", "PORT", "db.test:7000,each"];
-        let instance = asking(Setup::new()).start(args);
-        let there = |wanted: &[SocketAddr]| {
-            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            let mut now = Vec::new();
-            eventually(&format!("{wanted:?}"), || {
-                now = channels(&instance)
-                    .iter()
-                    .filter_map(|one| Some(one.split_once('=')?.1.to_owned()))
-                    .collect();
-                now.sort();
-                (now == wanted).then_some(())
-            });
-        };
-        there(&[a, b]);
-        let load = Load::on(instance.addr, 2);
-        load.await_more(10);
-        for says in [
-            Says::ServFail,
-            Says::Refused,
-            Says::NoSuchName,
-            Says::NoData,
-            Says::Garbage,
-            Says::Loop,
-            Says::WrongId,
-            Says::WrongQuestion,
-        ] {
-            liar.says(says, &[c]);
-            // What is heard after this question was asked after the lie began.
-            liar.await_asked(2);
-            eventually(&format!("{says:?} is seen"), || {
-                instance.ctl("status").code(0).stdout.contains("; resolve: ").then_some(())
-            });
-            load.await_more(10);
-            there(&[a, b]);
+    unless_held_up(200, || {
+        private_network("a name server on port 53", || {
+            let liar = Liar::start();
+            let [a, b, c] = [1, 2, 3].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+            let _servers = [(a, "a"), (b, "b"), (c, "c")].map(|(at, name)| Server::named_at(at, name));
             liar.says(Says::Truth, &[a, b]);
-            eventually(&format!("it is over: {says:?}"), || {
-                (!instance.ctl("status").code(0).stdout.contains("; resolve: ")).then_some(())
-            });
-        }
-        // In another order, twice, and all at once that are too many for a datagram.
-        liar.says(Says::Truth, &[b, a, b]);
-        liar.await_asked(4);
-        there(&[a, b]);
-        assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
-        assert!(!instance.told("resolve_failed").is_empty() && !instance.told("resolve_back").is_empty());
-        liar.says(Says::Truncated, &[a, b, c]);
-        there(&[a, b, c]);
-        liar.says(Says::Truth, &[c]);
-        there(&[c]);
-        // To nothing at all, which is never believed of the last one.
-        liar.says(Says::NoData, &[]);
-        liar.await_asked(4);
-        load.await_more(20);
-        there(&[c]);
-        let visits = load.finish();
-        let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
-        assert_eq!(lost, 0, "of {}", visits.len());
-        instance.end();
+            let args = ["--resolve", "100ms", "--dns", "127.0.0.1", "PORT", "db.test:7000,each"];
+            let instance = asking(Setup::new()).start(args);
+            let there = |wanted: &[SocketAddr]| {
+                let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                let mut now = Vec::new();
+                eventually(&format!("{wanted:?}"), || {
+                    now = channels(&instance)
+                        .iter()
+                        .filter_map(|one| Some(one.split_once('=')?.1.to_owned()))
+                        .collect();
+                    now.sort();
+                    (now == wanted).then_some(())
+                });
+            };
+            there(&[a, b]);
+            let load = Load::on(instance.addr, 2);
+            load.await_more(10);
+            for says in [
+                Says::ServFail,
+                Says::Refused,
+                Says::NoSuchName,
+                Says::NoData,
+                Says::Garbage,
+                Says::Loop,
+                Says::WrongId,
+                Says::WrongQuestion,
+            ] {
+                liar.says(says, &[c]);
+                // What is heard after this question was asked after the lie began.
+                liar.await_asked(2);
+                eventually(&format!("{says:?} is seen"), || {
+                    instance.ctl("status").code(0).stdout.contains("; resolve: ").then_some(())
+                });
+                load.await_more(10);
+                there(&[a, b]);
+                liar.says(Says::Truth, &[a, b]);
+                eventually(&format!("it is over: {says:?}"), || {
+                    (!instance.ctl("status").code(0).stdout.contains("; resolve: ")).then_some(())
+                });
+            }
+            // In another order, twice, and all at once that are too many for a datagram.
+            liar.says(Says::Truth, &[b, a, b]);
+            liar.await_asked(4);
+            there(&[a, b]);
+            assert_eq!(instance.told("resolved"), [""; 0], "nothing has changed");
+            assert!(!instance.told("resolve_failed").is_empty() && !instance.told("resolve_back").is_empty());
+            liar.says(Says::Truncated, &[a, b, c]);
+            there(&[a, b, c]);
+            liar.says(Says::Truth, &[c]);
+            there(&[c]);
+            // To nothing at all, which is never believed of the last one.
+            liar.says(Says::NoData, &[]);
+            liar.await_asked(4);
+            load.await_more(20);
+            there(&[c]);
+            let visits = load.finish();
+            let lost = visits.iter().filter(|visit| !matches!(visit.got, Got::Name(_))).count();
+            assert_eq!(lost, 0, "of {}", visits.len());
+            instance.end();
+        });
     });
 }
 
 #[test]
 fn a_name_server_that_says_nothing_holds_up_nobody() {
-    private_network("a name server on port 53", || {
-        let liar = Liar::start();
-        let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
-        let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
-        liar.says(Says::Truth, &[a]);
-        let setup = asking(Setup::new());
-        let hosts = setup.directory().file("hosts", "127.0.1.1 near\n");
-        let channels = ["db.test:7000", "near:7000", "late.test:7000,lazy"];
-        let args = [&["--resolve", "100ms", "PORT"][..], &channels].concat();
-        let mut instance = setup.start(args);
-        // Longer than this test lasts.
-        instance.directory.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n");
-        liar.says(Says::Nothing, &[]);
-        liar.await_asked(2);
-        // Another name moves meanwhile, operators are answered, clients are served.
-        // In place: a file without the name would have the server asked for it.
-        let file = fs::OpenOptions::new().write(true).open(hosts).expect("it is there");
-        file.write_all_at(b"127.0.1.2 near\n", 0).expect("written");
-        eventually("the other name moves", || (instance.status()[1].address == b.to_string()).then_some(()));
-        assert_eq!(instance.names(4).len(), 4);
-        // A process that takes over looks them up at its start and cannot be held up for ever by that; this one ends at once.
-        instance.signal(Signal::TERM);
-        let begun = Instant::now();
-        assert_eq!(instance.wait(), 0);
-        assert!(begun.elapsed() < Duration::from_secs(20), "it waits for no resolver");
+    unless_held_up(200, || {
+        private_network("a name server on port 53", || {
+            let liar = Liar::start();
+            let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+            let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+            liar.says(Says::Truth, &[a]);
+            let setup = asking(Setup::new());
+            let hosts = setup.directory().file("hosts", "127.0.1.1 near\n");
+            let channels = ["db.test:7000", "near:7000", "late.test:7000,lazy"];
+            let args = [&["--resolve", "100ms", "PORT"][..], &channels].concat();
+            let mut instance = setup.start(args);
+            // Longer than this test lasts.
+            instance.directory.file("resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n");
+            liar.says(Says::Nothing, &[]);
+            liar.await_asked(2);
+            // Another name moves meanwhile, operators are answered, clients are served.
+            // In place: a file without the name would have the server asked for it.
+            let file = fs::OpenOptions::new().write(true).open(hosts).expect("it is there");
+            file.write_all_at(b"127.0.1.2 near\n", 0).expect("written");
+            eventually("the other name moves", || {
+                (instance.status()[1].address == b.to_string()).then_some(())
+            });
+            assert_eq!(instance.names(4).len(), 4);
+            // A process that takes over looks them up at its start and cannot be held up for ever by that; this one ends at once.
+            instance.signal(Signal::TERM);
+            let begun = Instant::now();
+            assert_eq!(instance.wait(), 0);
+            assert!(begun.elapsed() < Duration::from_secs(20), "it waits for no resolver");
+        });
     });
 }
 
@@ -547,6 +562,7 @@ fn each_address_of_a_name_is_a_channel_of_its_own() {
     wait_for(&instance, &[format!("1={a}"), format!("2={b}!"), format!("4={d}")]);
     client.send("hello");
     assert_eq!(client.recv(5), b"hello", "it lives on");
+    instance.await_told([("resolved", 1)]);
     let told = instance.told("resolved");
     let end = format!(" added={d} left={c}");
     assert!(
@@ -638,7 +654,10 @@ fn an_address_that_left_goes_as_soon_as_another_one_is_up() {
     let _new = Server::named_at(b, "b");
     eventually("the old one goes", || (channels(&instance) == [format!("2={b}")]).then_some(()));
     assert_eq!(instance.names(2), "bb");
-    assert!(instance.told("resolved").last().is_some_and(|line| line.ends_with(&format!(" left={a}"))));
+    eventually("it is told", || {
+        let told = instance.told("resolved").pop();
+        told.is_some_and(|line| line.ends_with(&format!(" left={a}"))).then_some(())
+    });
     instance.end();
 }
 
@@ -672,24 +691,26 @@ impl Drop for Dnsmasq {
 
 #[test]
 fn dnsmasq_is_asked_again() {
-    private_network("a name server on port 53", || {
-        let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
-        let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
-        let setup = asking(Setup::new());
-        let zone = setup.directory().file("zone", "127.0.1.1 db.test\n");
-        let dnsmasq = Dnsmasq::start(&zone);
-        eventually("it answers", || std::net::TcpStream::connect("127.0.0.1:53").ok());
-        let instance = setup.start(["--resolve", "100ms", "PORT", "db.test:7000", "late.test:7000,lazy"]);
-        assert_eq!(instance.names(3), "aaa");
-        fs::write(&zone, "127.0.1.2 db.test\n127.0.1.1 late.test\n").expect("written");
-        dnsmasq.read_again();
-        await_addresses(&instance, &[b]);
-        eventually("both are there", || instance.names(2).contains('a').then_some(()));
-        // Without it, all stays.
-        drop(dnsmasq);
-        eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
-        assert!(instance.names(2).contains('a') && instance.names(2).contains('b'));
-        instance.end();
+    unless_held_up(200, || {
+        private_network("a name server on port 53", || {
+            let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+            let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+            let setup = asking(Setup::new());
+            let zone = setup.directory().file("zone", "127.0.1.1 db.test\n");
+            let dnsmasq = Dnsmasq::start(&zone);
+            eventually("it answers", || std::net::TcpStream::connect("127.0.0.1:53").ok());
+            let instance = setup.start(["--resolve", "100ms", "PORT", "db.test:7000", "late.test:7000,lazy"]);
+            assert_eq!(instance.names(3), "aaa");
+            fs::write(&zone, "127.0.1.2 db.test\n127.0.1.1 late.test\n").expect("written");
+            dnsmasq.read_again();
+            await_addresses(&instance, &[b]);
+            eventually("both are there", || instance.names(2).contains('a').then_some(()));
+            // Without it, all stays.
+            drop(dnsmasq);
+            eventually("it fails", || instance.status()[0].why.starts_with("resolve: ").then_some(()));
+            assert!(instance.names(2).contains('a') && instance.names(2).contains('b'));
+            instance.end();
+        });
     });
 }
 

@@ -101,7 +101,8 @@ fn an_image_takes_commands_however_it_is_started() {
                    if said=taken; $inside balance -c version $3 >&2; then break; fi
                    sleep 0.02
                done
-               echo "$1: $said"; kill -9 $!; wait $! 2>&-
+               # Who has become another user does not end with its parent.
+               echo "$1: $said"; first=$(tr -d ' ' </proc/$!/task/$!/children); kill -9 $first; wait $! 2>&-
            }}
            commanded root 0 8081
            commanded nobody 65534 8082

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::harness::{BlackHole, Client, Instance, Received, Server, eventually, pause};
+use crate::harness::{BlackHole, Client, Instance, Received, Server, eventually, pause, unless_held_up};
 use crate::queue::waiting;
 
 /// Stops the instance for the length of `act`.
@@ -51,36 +51,40 @@ fn exchange(client: &mut Client) {
 
 #[test]
 fn bytes_that_came_before_the_idle_deadline_are_heard_first() {
-    let server = Server::echo();
-    let instance = Instance::start(["-T", "2", "PORT", &server.to_string()]);
-    let mut clients: Vec<_> = (0..20).map(|_| instance.connect()).collect();
-    clients.iter_mut().for_each(exchange);
-    let begun = Instant::now();
-    clients.iter_mut().for_each(exchange);
-    stopped(&instance, || {
-        last(1_000);
-        clients.iter_mut().for_each(|client| client.send("x"));
-        last_until_just_behind(begun, 2_000);
+    unless_held_up(150, || {
+        let server = Server::echo();
+        let instance = Instance::start(["-T", "2", "PORT", &server.to_string()]);
+        let mut clients: Vec<_> = (0..20).map(|_| instance.connect()).collect();
+        clients.iter_mut().for_each(exchange);
+        let begun = Instant::now();
+        clients.iter_mut().for_each(exchange);
+        stopped(&instance, || {
+            last(1_000);
+            clients.iter_mut().for_each(|client| client.send("x"));
+            last_until_just_behind(begun, 2_000);
+        });
+        for client in &mut clients {
+            assert_eq!(client.recv(1), b"x");
+        }
+        clients.iter_mut().for_each(exchange);
+        drop(clients);
+        instance.end();
     });
-    for client in &mut clients {
-        assert_eq!(client.recv(1), b"x");
-    }
-    clients.iter_mut().for_each(exchange);
-    drop(clients);
-    instance.end();
 }
 
 #[test]
 fn nobody_is_idle_during_a_pause() {
-    let server = Server::echo();
-    let instance = Instance::start(["-T", "3", "PORT", &server.to_string()]);
-    let mut client = instance.connect();
-    exchange(&mut client);
-    stopped(&instance, || last(4_000));
-    tempt();
-    exchange(&mut client);
-    drop(client);
-    instance.end();
+    unless_held_up(150, || {
+        let server = Server::echo();
+        let instance = Instance::start(["-T", "3", "PORT", &server.to_string()]);
+        let mut client = instance.connect();
+        exchange(&mut client);
+        stopped(&instance, || last(4_000));
+        tempt();
+        exchange(&mut client);
+        drop(client);
+        instance.end();
+    });
 }
 
 /// A client whose channel is being dialled.
@@ -106,25 +110,29 @@ fn is_served(instance: Instance, mut client: Client, mut server: Client) {
 
 #[test]
 fn a_dial_that_was_answered_before_its_deadline_is_no_failure() {
-    let hole = BlackHole::new();
-    let (instance, client, begun) = dialled(&hole);
-    let server = stopped(&instance, || {
-        // The kernel sends the first packet of a dial again after a second.
-        let server = hole.accepts();
-        last_until_just_behind(begun, 2_000);
-        server
+    unless_held_up(150, || {
+        let hole = BlackHole::new();
+        let (instance, client, begun) = dialled(&hole);
+        let server = stopped(&instance, || {
+            // The kernel sends the first packet of a dial again after a second.
+            let server = hole.accepts();
+            last_until_just_behind(begun, 2_000);
+            server
+        });
+        is_served(instance, client, server);
     });
-    is_served(instance, client, server);
 }
 
 #[test]
 fn a_dial_has_after_a_pause_the_time_that_it_had_before() {
-    let hole = BlackHole::new();
-    let (instance, client, _) = dialled(&hole);
-    stopped(&instance, || last(2_400));
-    // The kernel tries again three seconds after the first time.
-    let server = hole.accepts();
-    is_served(instance, client, server);
+    unless_held_up(150, || {
+        let hole = BlackHole::new();
+        let (instance, client, _) = dialled(&hole);
+        stopped(&instance, || last(2_400));
+        // The kernel tries again three seconds after the first time.
+        let server = hole.accepts();
+        is_served(instance, client, server);
+    });
 }
 
 /// A client that is served, and one that waits for its slot.
@@ -144,64 +152,72 @@ fn in_line(timeout: &str) -> (Server, Instance, Client, Client, Instant) {
 
 #[test]
 fn whoever_waits_in_line_gets_the_slot_that_came_free_before_the_deadline() {
-    let (_server, instance, first, mut second, begun) = in_line("1");
-    stopped(&instance, || {
-        // An end would have to go to the server and back first.
-        first.rst();
-        last_until_just_behind(begun, 1_000);
+    unless_held_up(150, || {
+        let (_server, instance, first, mut second, begun) = in_line("1");
+        stopped(&instance, || {
+            // An end would have to go to the server and back first.
+            first.rst();
+            last_until_just_behind(begun, 1_000);
+        });
+        assert_eq!(second.recv(4), b"ping");
+        drop(second);
+        instance.end();
     });
-    assert_eq!(second.recv(4), b"ping");
-    drop(second);
-    instance.end();
 }
 
 #[test]
 fn whoever_waits_in_line_has_after_a_pause_the_time_that_it_had_before() {
-    let (_server, instance, first, mut second, _) = in_line("2");
-    stopped(&instance, || last(3_000));
-    tempt();
-    drop(first);
-    assert_eq!(second.recv(4), b"ping");
-    drop(second);
-    instance.end();
+    unless_held_up(150, || {
+        let (_server, instance, first, mut second, _) = in_line("2");
+        stopped(&instance, || last(3_000));
+        tempt();
+        drop(first);
+        assert_eq!(second.recv(4), b"ping");
+        drop(second);
+        instance.end();
+    });
 }
 
 #[test]
 fn whoever_waits_for_a_resume_has_after_a_pause_of_ours_the_time_that_it_had_before() {
-    let server = Server::echo();
-    let args = ["--workers", "1", "--pause-timeout", "2", "PORT", &server.to_string()];
-    let instance = Instance::start(args);
-    instance.ctl("pause").code(0);
-    let mut client = instance.connect();
-    client.send("ping");
-    eventually("it is in line", || (waiting(&instance) == [1]).then_some(()));
-    stopped(&instance, || last(3_000));
-    tempt();
-    instance.ctl("resume").code(0);
-    assert_eq!(client.recv(4), b"ping");
-    drop(client);
-    instance.end();
+    unless_held_up(150, || {
+        let server = Server::echo();
+        let args = ["--workers", "1", "--pause-timeout", "2", "PORT", &server.to_string()];
+        let instance = Instance::start(args);
+        instance.ctl("pause").code(0);
+        let mut client = instance.connect();
+        client.send("ping");
+        eventually("it is in line", || (waiting(&instance) == [1]).then_some(()));
+        stopped(&instance, || last(3_000));
+        tempt();
+        instance.ctl("resume").code(0);
+        assert_eq!(client.recv(4), b"ping");
+        drop(client);
+        instance.end();
+    });
 }
 
 #[test]
 fn what_a_server_left_that_reset_has_after_a_pause_the_time_that_it_had_before() {
-    const BYTES: usize = 150_000;
-    let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = channel.local_addr().expect("it is bound").to_string();
-    let instance = Instance::start(["PORT", &address]);
-    let mut client = Client::connect_narrow(instance.addr);
-    let (mut server, _) = channel.accept().expect("the client's channel");
-    server.write_all(&[b'x'; BYTES]).expect("sent");
-    // All of it is on its way to the client, which reads nothing yet.
-    instance.await_show("all of it was read", |rows| rows[0].rcvd == BYTES as u64);
-    Client(server).rst();
-    // Its patience with the client is five seconds from the last acknowledgement that it knows of, and at its end it asks.
-    last(5_300);
-    stopped(&instance, || last(5_500));
-    tempt();
-    assert_eq!(client.recv(BYTES), [b'x'; BYTES]);
-    assert_eq!(client.ending(), Received::Reset);
-    instance.end();
+    unless_held_up(150, || {
+        const BYTES: usize = 150_000;
+        let channel = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = channel.local_addr().expect("it is bound").to_string();
+        let instance = Instance::start(["PORT", &address]);
+        let mut client = Client::connect_narrow(instance.addr);
+        let (mut server, _) = channel.accept().expect("the client's channel");
+        server.write_all(&[b'x'; BYTES]).expect("sent");
+        // All of it is on its way to the client, which reads nothing yet.
+        instance.await_show("all of it was read", |rows| rows[0].rcvd == BYTES as u64);
+        Client(server).rst();
+        // Its patience with the client is five seconds from the last acknowledgement that it knows of, and at its end it asks.
+        last(5_300);
+        stopped(&instance, || last(5_500));
+        tempt();
+        assert_eq!(client.recv(BYTES), [b'x'; BYTES]);
+        assert_eq!(client.ending(), Received::Reset);
+        instance.end();
+    });
 }
 
 /// An instance that checks a server, which answers while the gate is open; a check is under way.
@@ -234,49 +250,55 @@ fn stays_up(server: &Server, instance: Instance) {
 
 #[test]
 fn a_check_that_was_answered_before_its_deadline_has_not_failed() {
-    let (server, gate, instance, begun) = checked("600ms");
-    stopped(&instance, || {
-        gate.store(true, Ordering::SeqCst);
-        last_until_just_behind(begun, 600);
+    unless_held_up(150, || {
+        let (server, gate, instance, begun) = checked("600ms");
+        stopped(&instance, || {
+            gate.store(true, Ordering::SeqCst);
+            last_until_just_behind(begun, 600);
+        });
+        stays_up(&server, instance);
     });
-    stays_up(&server, instance);
 }
 
 #[test]
 fn a_check_has_after_a_pause_the_time_that_it_had_before() {
-    let (server, gate, instance, _) = checked("2s");
-    stopped(&instance, || last(2_500));
-    tempt();
-    gate.store(true, Ordering::SeqCst);
-    stays_up(&server, instance);
+    unless_held_up(150, || {
+        let (server, gate, instance, _) = checked("2s");
+        stopped(&instance, || last(2_500));
+        tempt();
+        gate.store(true, Ordering::SeqCst);
+        stays_up(&server, instance);
+    });
 }
 
 #[test]
 fn a_connection_is_as_old_as_it_is_whatever_pauses_there_were() {
-    let server = Server::echo();
-    // A deadline, so that the worker's own time is held up.
-    let instance = Instance::before(&[&"-T3", &server]);
-    let mut client = instance.connect();
-    client.send("x");
-    assert_eq!(client.recv(1), b"x");
-    let accepted = |command: &str, list: &str| {
-        let told = instance.ctl(command).code(0).stdout;
-        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        let at = told[list][0]["accepted_at"].as_str().map(humantime::parse_rfc3339);
-        at.expect("there is one").expect("a time")
-    };
-    let before = accepted("sessions json", "sessions");
-    let is_same = |at: std::time::SystemTime| {
-        let (earlier, later) = (at.min(before), at.max(before));
-        later.duration_since(earlier).expect("in order") < Duration::from_secs(1)
-    };
-    stopped(&instance, || last(4_000));
-    client.send("y");
-    assert_eq!(client.recv(1), b"y");
-    assert!(is_same(accepted("sessions json", "sessions")), "it is older now");
-    drop(client);
-    instance.await_show("it has gone", |rows| rows[0].c == 0);
-    stopped(&instance, || last(2_000));
-    assert!(is_same(accepted("ended json", "ended")), "and it came when it came");
-    instance.end();
+    unless_held_up(150, || {
+        let server = Server::echo();
+        // A deadline, so that the worker's own time is held up.
+        let instance = Instance::before(&[&"-T3", &server]);
+        let mut client = instance.connect();
+        client.send("x");
+        assert_eq!(client.recv(1), b"x");
+        let accepted = |command: &str, list: &str| {
+            let told = instance.ctl(command).code(0).stdout;
+            let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+            let at = told[list][0]["accepted_at"].as_str().map(humantime::parse_rfc3339);
+            at.expect("there is one").expect("a time")
+        };
+        let before = accepted("sessions json", "sessions");
+        let is_same = |at: std::time::SystemTime| {
+            let (earlier, later) = (at.min(before), at.max(before));
+            later.duration_since(earlier).expect("in order") < Duration::from_secs(1)
+        };
+        stopped(&instance, || last(4_000));
+        client.send("y");
+        assert_eq!(client.recv(1), b"y");
+        assert!(is_same(accepted("sessions json", "sessions")), "it is older now");
+        drop(client);
+        instance.await_show("it has gone", |rows| rows[0].c == 0);
+        stopped(&instance, || last(2_000));
+        assert!(is_same(accepted("ended json", "ended")), "and it came when it came");
+        instance.end();
+    });
 }

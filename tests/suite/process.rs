@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     BALANCE, Client, DEADLINE, Directory, Finished, Instance, Received, Refusing, Run, Server, Setup,
-    copy_program, eventually, needs_root, own_address,
+    copy_program, eventually, needs_root, own_address, settled, unless_held_up,
 };
 
 /// An instance in the background, killed at the end of the test whatever happens.
@@ -175,14 +175,16 @@ fn a_hangup_does_not_end_an_instance_in_the_background() {
 
 #[test]
 fn killall_and_start_again_works_with_nothing_between() {
-    let server = Server::named("a");
-    let address = own_address();
-    for round in 0..5 {
-        let background = Background::at(address, Directory::new(), &server.to_string());
-        assert_eq!(Client::connect(address).recv(1), b"a", "round {round}");
-        // A connection in between, so that the port has one in its last states.
-        background.signal(Signal::TERM);
-    }
+    unless_held_up(100, || {
+        let server = Server::named("a");
+        let address = own_address();
+        for round in 0..5 {
+            let background = Background::at(address, Directory::new(), &server.to_string());
+            assert_eq!(Client::connect(address).recv(1), b"a", "round {round}");
+            // A connection in between, so that the port has one in its last states.
+            background.signal(Signal::TERM);
+        }
+    });
 }
 
 #[test]
@@ -329,11 +331,11 @@ fn an_instance_in_the_background_keeps_none_of_its_callers_descriptors() {
     let (ip, port, lock) = (address.ip(), address.port(), directory.path().join("lock"));
     // As a script has it that must not run twice. In front, the instance holds the lock for as long as it runs.
     let lock = lock.display();
-    let script = format!("exec 9>{lock}; flock -n 9; balance -b {ip} {port} 127.0.0.1:9 5<&0 0<&-");
+    let script = format!("exec 9>{lock}; flock -w 20 9; balance -b {ip} {port} 127.0.0.1:9 5<&0 0<&-");
     Run::script(&directory, &script).finish().code(0);
-    Run::script(&directory, &format!("flock -n {lock} true")).finish().code(0);
+    Run::script(&directory, &format!("flock -w 20 {lock} true")).finish().code(0);
     Run::balance(&directory).args(["-b", &ip.to_string(), "-c", "kill", &port.to_string()]).finish().code(0);
-    let script = format!("exec 9>{lock}; flock -n 9; exec balance -f -b {ip} {port} 127.0.0.1:9");
+    let script = format!("exec 9>{lock}; flock -w 20 9; exec balance -f -b {ip} {port} 127.0.0.1:9");
     let mut front = Killed(
         Command::new("sh")
             .args([
@@ -408,18 +410,17 @@ fn with_unread_dump<S: ToString>(args: impl IntoIterator<Item = S>) -> (Instance
 }
 
 /// Sends until nothing moves any more; how much it sent.
-fn stall(instance: &Instance, client: &mut Client) -> usize {
+fn stall(instance: &Instance, client: &Client) -> usize {
     client.0.set_nonblocking(true).expect("a mode");
-    let (mut sent, mut last) = (0, (0, u64::MAX));
-    eventually("nothing moves any more", || {
-        while let Ok(n) = std::io::Write::write(&mut client.0, &[b'x'; 10_000]) {
-            sent += n;
+    let sent = std::cell::Cell::new(0);
+    settled("nothing moves any more", || {
+        while let Ok(n) = std::io::Write::write(&mut &client.0, &[b'x'; 10_000]) {
+            sent.set(sent.get() + n);
         }
-        let now = (sent, instance.show()[0].sent);
-        std::mem::replace(&mut last, now).eq(&now).then_some(())
+        (sent.get(), instance.show()[0].sent)
     });
     client.0.set_nonblocking(false).expect("a mode");
-    sent
+    sent.get()
 }
 
 #[test]
@@ -428,7 +429,7 @@ fn a_dump_that_nobody_reads_stops_the_traffic_and_nothing_else() {
     let args = ["-T", "1", "--workers", "2", "--check", "tcp", "--check-interval", "50ms", "PORT"];
     let (instance, pipe) = with_unread_dump(args.into_iter().map(String::from).chain([server.to_string()]));
     let mut first = instance.connect();
-    let sent = stall(&instance, &mut first);
+    let sent = stall(&instance, &first);
     // Others are let in, and wait, on whichever worker they are; nobody is idle for a fault of ours.
     let mut others: Vec<_> = (0..4).map(|_| instance.connect()).collect();
     others.iter_mut().for_each(|client| client.send("question"));
@@ -473,28 +474,30 @@ fn a_dump_that_nobody_reads_stops_the_traffic_and_nothing_else() {
 
 #[test]
 fn a_dump_that_nobody_reads_delays_no_end() {
-    // So long did it take while workers waited for the reader.
-    const HUNG: Duration = Duration::from_secs(5);
-    let server = Server::echo();
-    for by_kill in [false, true] {
-        let (mut instance, pipe) = with_unread_dump(["PORT".into(), server.to_string()]);
-        let mut client = instance.connect();
-        stall(&instance, &mut client);
-        let begun = Instant::now();
-        if by_kill {
-            instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
-            eventually("the port is free", || {
-                Client::try_connect(instance.addr, None, None).is_err().then_some(())
-            });
-            assert!(instance.is_running(), "it has a client");
-            client.rst();
-        } else {
-            instance.signal(Signal::INT);
+    unless_held_up(500, || {
+        // So long did it take while workers waited for the reader.
+        const HUNG: Duration = Duration::from_secs(5);
+        let server = Server::echo();
+        for by_kill in [false, true] {
+            let (mut instance, pipe) = with_unread_dump(["PORT".into(), server.to_string()]);
+            let client = instance.connect();
+            stall(&instance, &client);
+            let begun = Instant::now();
+            if by_kill {
+                instance.ctl("kill").code(0).out("shutdown complete, exiting.\n");
+                eventually("the port is free", || {
+                    Client::try_connect(instance.addr, None, None).is_err().then_some(())
+                });
+                assert!(instance.is_running(), "it has a client");
+                client.rst();
+            } else {
+                instance.signal(Signal::INT);
+            }
+            assert_eq!(instance.wait(), 0);
+            assert!(begun.elapsed() < HUNG, "{:?}, by kill: {by_kill}", begun.elapsed());
+            drop(pipe);
         }
-        assert_eq!(instance.wait(), 0);
-        assert!(begun.elapsed() < HUNG, "{:?}, by kill: {by_kill}", begun.elapsed());
-        drop(pipe);
-    }
+    });
 }
 
 #[test]
@@ -544,8 +547,9 @@ fn as_pid_1_it_stays_in_front_and_stops_on_sigterm() {
     let children =
         fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.0.id())).expect("our own child");
     let pid = children.trim().parse().ok().and_then(Pid::from_raw).expect("one child");
-    let show = Run::balance(&directory).args(["-c", "show", &port]).finish();
-    assert_eq!(show.code, 0, "{show}");
+    eventually("it answers", || {
+        (Run::balance(&directory).args(["-c", "show", &port]).finish().code == 0).then_some(())
+    });
     // It cannot hand its port over, and says why.
     let replace = ["-f", "-b", &ip, "--replace", &port, &server.to_string()];
     let refused = Run::balance(&directory).args(replace).finish();
@@ -807,7 +811,8 @@ fn an_upgrade_that_would_end_the_container_is_refused() {
         let said = || fs::read_to_string(&said).unwrap_or_default();
         eventually("it serves", || {
             assert!(unshare.0.try_wait().expect("our own child").is_none(), "it ended: {}", said());
-            Client::try_connect(address, None, None).ok()
+            let show = Run::balance(&directory).args(["-b", &ip, "-c", "show", &port]).finish();
+            (show.code == 0).then_some(())
         });
         let upgrade = Run::balance(&directory).args(["-b", &ip, "-c", "upgrade", &port]).finish();
         let why = ", the first process of its container, which ends with it; start another container";

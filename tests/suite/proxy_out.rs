@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::harness::{
     Client, DEADLINE, Directory, Instance, Received, Refusing, Server, Setup, eventually, own_address,
+    unless_held_up,
 };
 
 mod receivers;
@@ -123,32 +124,34 @@ fn every_channel_that_is_tried_gets_a_header_of_its_own() {
 
 #[test]
 fn a_channel_that_takes_the_header_and_closes_leaves_the_client_to_the_next_one() {
-    let closer = Server::with(|mut stream, _| drop(stream.read_exact(&mut [0; 28])));
-    // Answers when it has read the header.
-    let (told, all) = channel();
-    let server = Server::with(move |mut stream: TcpStream, _| {
-        let mut bytes = vec![0; 28];
-        if stream.read_exact(&mut bytes).is_ok() && stream.write_all(b"k").is_ok() {
-            let _ = stream.read_to_end(&mut bytes);
+    unless_held_up(300, || {
+        let closer = Server::with(|mut stream, _| drop(stream.read_exact(&mut [0; 28])));
+        // Answers when it has read the header.
+        let (told, all) = channel();
+        let server = Server::with(move |mut stream: TcpStream, _| {
+            let mut bytes = vec![0; 28];
+            if stream.read_exact(&mut bytes).is_ok() && stream.write_all(b"k").is_ok() {
+                let _ = stream.read_to_end(&mut bytes);
+            }
+            let _ = told.send(bytes);
+        });
+        let instance = Instance::before(&[&format!("{closer},proxy"), &format!("{server},proxy")]);
+        // Whoever is known to answer is gone on to.
+        instance.ctl("disable 0").code(0);
+        assert_eq!(instance.connect().recv(1), b"k");
+        next(&all);
+        instance.ctl("enable 0").code(0);
+        while closer.accepted() == 0 {
+            let mut client = instance.connect();
+            let from = address(&client);
+            assert_eq!(client.recv(1), b"k");
+            client.send(b"x");
+            client.shut_wr();
+            assert_eq!(client.ending(), Received::End);
+            assert_eq!(next(&all), [&v2(from, instance.addr)[..], b"x"].concat());
         }
-        let _ = told.send(bytes);
+        instance.end();
     });
-    let instance = Instance::before(&[&format!("{closer},proxy"), &format!("{server},proxy")]);
-    // Whoever is known to answer is gone on to.
-    instance.ctl("disable 0").code(0);
-    assert_eq!(instance.connect().recv(1), b"k");
-    next(&all);
-    instance.ctl("enable 0").code(0);
-    while closer.accepted() == 0 {
-        let mut client = instance.connect();
-        let from = address(&client);
-        assert_eq!(client.recv(1), b"k");
-        client.send(b"x");
-        client.shut_wr();
-        assert_eq!(client.ending(), Received::End);
-        assert_eq!(next(&all), [&v2(from, instance.addr)[..], b"x"].concat());
-    }
-    instance.end();
 }
 
 #[test]

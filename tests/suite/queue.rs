@@ -185,7 +185,7 @@ fn a_client_that_resets_while_its_channel_is_dialled_gives_up_its_slot() {
         last.rst();
         instance.await_show("all have gone", |rows| rows[0].c == 0);
     }
-    assert_eq!(instance.losses(), "6 (client left 6)");
+    instance.await_losses("6 (client left 6)");
     instance.end();
 }
 
@@ -214,7 +214,7 @@ fn a_client_that_half_closes_while_its_channel_is_dialled_is_served() {
 fn a_client_that_has_closed_before_it_would_have_to_wait_does_not() {
     let (hole, a) = (BlackHole::new(), Server::named("a"));
     // Each client tries the first channel in vain, and then waits for the second.
-    let options: [&dyn std::fmt::Display; 4] = [&"--no-eject", &"-t", &"1", &hole];
+    let options: [&dyn std::fmt::Display; 4] = [&"--no-eject", &"-t", &"5", &hole];
     let instance = with_line("5", "2m", &[&options[..], &[&"!", &format!("{a}:1")]].concat());
     let holder = instance.named();
     let mut asks = instance.connect();

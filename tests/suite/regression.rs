@@ -38,7 +38,7 @@ fn an_answer_followed_by_a_reset_ends_in_a_reset_and_not_in_a_clean_end() {
         peer.recv(1);
         peer.send("answer");
         // Dropped with unread bytes.
-        peer.0.peek(&mut [0; 1]).expect("more bytes");
+        peer.peek(&mut [0; 1]).expect("more bytes");
     });
     let instance = Instance::before(&[&server]);
     let mut client = instance.connect();

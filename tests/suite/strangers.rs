@@ -250,16 +250,18 @@ fn a_list_shows_others_as_far_as_they_may_be_seen_and_takes_away_nothing_of_thei
     let commons = Commons::new();
     let [ann, dead] = [(); 2].map(|()| own_address().port().to_string());
     let list = |uid| commons.balance(uid, &["--list"]).finish().code(0);
-    let row = |uid, port: &str| {
-        let list = list(uid);
-        let row = list.stdout.lines().find(|line| line.split_whitespace().next() == Some(port));
-        let words = row.map(|row| row.split_whitespace().skip(3).collect::<Vec<_>>().join(" "));
-        words.unwrap_or_else(|| panic!("{port} is not in {list}"))
+    // One that has no time to answer is one that does not answer.
+    let await_row = |uid, port: &str, wanted: &str| {
+        eventually(&format!("user {uid} sees {port}: {wanted}"), || {
+            let list = list(uid).stdout;
+            let row = list.lines().find(|line| line.split_whitespace().next() == Some(port))?;
+            (row.split_whitespace().skip(3).collect::<Vec<_>>().join(" ") == wanted).then_some(())
+        });
     };
     commons.balance(ANN, &["-b", "127.0.0.1", &ann, "127.0.0.1:9"]).finish().code(0);
-    assert_eq!(row(ANN, &ann), "daemon 1/1 0 serving -");
-    assert_eq!(row(0, &ann), "daemon 1/1 0 serving -");
-    assert_eq!(row(MALLORY, &ann), "daemon - - no-access -");
+    await_row(ANN, &ann, "daemon 1/1 0 serving -");
+    await_row(0, &ann, "daemon 1/1 0 serving -");
+    await_row(MALLORY, &ann, "daemon - - no-access -");
     // What is dead is taken away by its user only; all may see that it is there.
     let [name, _] = commons.names(0, &dead);
     drop(commons.plant(DEAD, &name));
@@ -272,12 +274,12 @@ fn a_list_shows_others_as_far_as_they_may_be_seen_and_takes_away_nothing_of_thei
     assert!(!commons.run.join(&name).exists());
     // Root asks whom it does not know, too, but does not wait for each of a crowd.
     let _liar = commons.plant(LIAR, "balance.1.::");
-    assert_eq!(row(0, "1"), "nobody - - unknown -");
+    await_row(0, "1", "nobody - - unknown -");
     let _crowd = commons.plant(CROWD, "balance.700.::");
     for port in ["2", "700"] {
-        assert_eq!(row(0, port), "nobody - - not-answering -");
+        await_row(0, port, "nobody - - not-answering -");
     }
-    assert_eq!(row(ANN, "700"), "nobody - - no-access -");
+    await_row(ANN, "700", "nobody - - no-access -");
     commons.balance(ANN, &["-b", "127.0.0.1", "-c", "kill", &ann]).finish().code(0);
 }
 

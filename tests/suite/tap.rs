@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{
     BALANCE, Client, DEADLINE, Direction, Instance, Received, Run, Server, Stream, eventually, isolate,
-    unique,
+    uninterrupted, unique,
 };
 
 /// `balance -c 'tap ...'` that runs beside the test.
@@ -204,7 +204,7 @@ fn reading(mut stream: TcpStream, payload: Stream) -> thread::JoinHandle<u64> {
     thread::spawn(move || {
         let (mut at, mut buffer) = (0, vec![0; 64 << 10]);
         loop {
-            match stream.read(&mut buffer).unwrap_or_else(|e| panic!("at byte {at}: {e}")) {
+            match uninterrupted(|| stream.read(&mut buffer)).unwrap_or_else(|e| panic!("at byte {at}: {e}")) {
                 0 => return at,
                 got => {
                     payload.check(at, &buffer[..got]);
@@ -384,7 +384,7 @@ fn a_busy_session_loses_nothing_while_taps_come_and_go() {
     tap.signal(Signal::STOP);
     // Nobody reads it, and the session goes on.
     let before = moved(&instance, id);
-    eventually("the session goes on", || (moved(&instance, id) > before + (64 << 20)).then_some(()));
+    eventually("the session goes on", || (moved(&instance, id) > before + (24 << 20)).then_some(()));
     tap.signal(Signal::CONT);
     stops.store(true, Ordering::SeqCst);
     let bytes_sent = pump.stop();
@@ -460,6 +460,7 @@ fn half_closed_and_urgent_bytes_pass_through_a_tap() {
     let mut client = instance.connect();
     client.send("a");
     let id = number_of(&instance, &client);
+    eventually("it has passed", || (moved(&instance, id) >= 1).then_some(()));
     let tap = Watcher::start(&instance, &format!("tap {id}")).begun();
     client.send_urgent(b'!');
     tap.awaits("-> 1\n!\n");
@@ -515,7 +516,7 @@ fn an_asker_that_stands_still_is_not_waited_for_and_is_told() {
     let instance = Instance::before(&[&server]);
     let mut client = instance.connect();
     let id = number_of(&instance, &client);
-    let tap = Watcher::start(&instance, &format!("tap {id} 2s")).begun();
+    let tap = Watcher::start(&instance, &format!("tap {id} 10s")).begun();
     tap.signal(Signal::STOP);
     let stream = Stream::new(id, Direction::Sent);
     for at in (0..8 << 20).step_by(64 << 10) {
@@ -567,9 +568,12 @@ fn in_the_shell_an_interrupt_ends_the_tap_and_not_the_shell() {
     client.send("seen\x1b]0;evil\x07");
     terminal.awaits("seen\\1B]0;evil\\07");
     assert!(!terminal.said().contains("\x1b]0;evil"));
-    terminal.types("\x03");
-    terminal.types("version\n");
-    terminal.awaits("This is balance");
+    // A Ctrl-C may come before the terminal makes a signal of it, and shows it as "^C". What is typed while
+    // the tap runs is nobody's.
+    terminal.types_until("\x03", |said| {
+        said.rsplit_once("^C").is_some_and(|(_, rest)| rest.contains("balance["))
+    });
+    terminal.types_until("version\n", |said| said.contains("This is balance"));
     terminal.types("quit\n");
     terminal.ends();
     drop(client);

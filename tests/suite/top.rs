@@ -3,6 +3,7 @@
 //! Source: docs/observability.md, "Top".
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -35,7 +36,7 @@ impl Tmux {
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let server = server.spawn().expect("apt-get install tmux");
         let tmux = Self { server, socket };
-        eventually("tmux listens", || fs::exists(&tmux.socket).ok().filter(|is_there| *is_there));
+        eventually("tmux listens", || UnixStream::connect(&tmux.socket).ok().map(drop));
         let script = format!("PATH={}:$PATH; cd {}; {script}", own(), directory.path().display());
         let size = [width.to_string(), height.to_string()];
         tmux.ask(&["new-session", "-d", "-x", &size[0], "-y", &size[1], &script]);
@@ -91,12 +92,12 @@ impl Tmux {
         self.shows(text, |screen| screen.contains(text))
     }
 
-    /// The line of the channel of this name.
+    /// Waits for what holds of the line of the channel of this name. It may be looked at while it is being
+    /// drawn.
     #[track_caller]
-    fn line(&self, name: &str) -> String {
+    fn line(&self, name: &str, what: &str, fact: impl Fn(&str) -> bool) {
         let is_it = |line: &&str| line.trim_start_matches(['>', ' ']).starts_with(name);
-        let screen = self.shows(name, |screen| screen.lines().any(|line| is_it(&line)));
-        screen.lines().find(is_it).unwrap_or_default().to_owned()
+        self.shows(what, |screen| screen.lines().find(is_it).is_some_and(&fact));
     }
 
     /// The process of `balance -c top`.
@@ -167,8 +168,8 @@ fn channels_are_seen_and_disabled_at_every_size() {
             ("0/1", vec![two.addr.to_string(), "up".into(), "2/-".into()]),
             ("0/2", vec![refusing.to_string(), "ejected".into(), "0/-".into()]),
         ] {
-            let line = top.line(name);
-            assert!(parts.iter().all(|part| line.contains(part)), "{parts:?} in {line:?}");
+            let what = format!("{parts:?} in the line of {name}");
+            top.line(name, &what, |line| parts.iter().all(|part| line.contains(part)));
         }
         if size.0 >= 80 {
             top.awaits("connect: connection refused");
@@ -178,17 +179,16 @@ fn channels_are_seen_and_disabled_at_every_size() {
         top.shows("the second is selected", |screen| screen.lines().any(|line| line.starts_with(">0/1")));
         top.types("d");
         // It may be broken into lines.
-        top.awaits("disable 1");
-        top.awaits("y: send it");
+        top.shows("a box", |screen| screen.contains("disable 1") && screen.contains("y: send it"));
         assert_eq!(instance.show()[1].state, "ENA", "nothing is sent before it is confirmed");
         top.types("n");
         top.awaits("nothing was sent");
         top.types("dy");
         top.awaits("channel 1 disabled");
         instance.await_show("it is disabled", |rows| rows[1].state == "dis");
-        top.shows("that is seen", |_| top.line("0/1").contains(" dis "));
+        top.line("0/1", "that is seen", |line| line.contains(" dis "));
         let commanded = format!("command=\"use {}; group 0; disable 1\"", instance.addr);
-        assert!(instance.stderr().contains(&commanded), "{}", instance.stderr());
+        eventually("it is told", || instance.stderr().contains(&commanded).then_some(()));
         top.types("q");
         top.awaits("code 0");
         drop(top);
@@ -211,11 +211,12 @@ fn sessions_are_seen_filtered_sorted_and_closed() {
     top.shows("all are there", |screen| ours.iter().all(|client| screen.contains(client.as_str())));
     top.types(&format!("/{}", ours[1]));
     top.presses(&["Enter"]);
-    let screen = top.awaits("1 of 3 sessions");
-    assert!(screen.contains(&ours[1]) && !screen.contains(&ours[0]), "{screen}");
+    top.shows("one of them", |screen| {
+        screen.contains("1 of 3 sessions") && screen.contains(&ours[1]) && !screen.contains(&ours[0])
+    });
     top.types("x");
-    let screen = top.awaits(&format!("session {} of client {}", ids[1], ours[1]));
-    assert!(screen.contains(&format!("close {}", ids[1])), "{screen}");
+    let texts = [format!("session {} of client {}", ids[1], ours[1]), format!("close {}", ids[1])];
+    top.shows("a box", |screen| texts.iter().all(|text| screen.contains(text)));
     top.types("y");
     top.awaits(&format!("session {} closed", ids[1]));
     assert_eq!(clients[1].ending(), crate::harness::Received::End);
@@ -224,8 +225,8 @@ fn sessions_are_seen_filtered_sorted_and_closed() {
     top.types(">o");
     top.awaits("sorted by client, reversed");
     top.types("3");
-    let screen = top.awaits(&format!("; close {}\"", ids[1]));
-    assert!(screen.contains("── 2 events ──"), "{screen}");
+    let closed = format!("; close {}\"", ids[1]);
+    top.shows("both events", |screen| screen.contains(&closed) && screen.contains("── 2 events ──"));
     top.types("?");
     top.awaits("Commands: each shows the line that is sent");
     top.presses(&["Escape"]);
@@ -249,7 +250,7 @@ fn sorting_puts_what_matters_first() {
         let mut lines = screen.lines().skip_while(|line| !line.starts_with(" chan "));
         lines.nth(1).map(|line| line.trim_start_matches(['>', ' ']).to_owned()).unwrap_or_default()
     };
-    assert!(first(&top.screen()).starts_with("0/0"));
+    top.shows("by number", |screen| first(screen).starts_with("0/0"));
     top.types(">>");
     top.awaits("sorted by state");
     top.shows("what is ejected comes first", |screen| first(screen).starts_with("0/2"));
@@ -275,7 +276,7 @@ fn an_instance_that_goes_away_is_told_of_and_its_successor_found() {
     instance.await_show("it has a channel", |rows| rows[0].c == 1);
     let top = Tmux::top(&instance, (80, 24));
     top.presses(&["Down"]);
-    top.shows("the second is selected", |_| top.line("0/1").starts_with('>'));
+    top.line("0/1", "the second is selected", |line| line.starts_with('>'));
     instance.signal(Signal::KILL);
     instance.wait();
     drop(client);
@@ -285,20 +286,22 @@ fn an_instance_that_goes_away_is_told_of_and_its_successor_found() {
     top.types("d");
     top.awaits("nothing was sent: the instance does not answer");
     top.presses(&["Down"]);
-    top.shows("the third is selected", |_| top.line("0/2").starts_with('>'));
+    top.line("0/2", "the third is selected", |line| line.starts_with('>'));
     let directory = std::mem::replace(&mut instance.directory, Directory::new());
     drop(instance);
     let mut instance = start(Setup::binding(at).within(directory));
-    let screen = top.awaits(&format!("pid {}", instance.pid()));
-    assert!(!screen.contains("no answer") && screen.lines().any(|line| line.starts_with(">0/2")), "{screen}");
+    let pid = format!("pid {}", instance.pid());
+    top.shows("the successor, and the third is selected", |screen| {
+        let is_selected = screen.lines().any(|line| line.starts_with(">0/2"));
+        screen.contains(&pid) && !screen.contains("no answer") && is_selected
+    });
     let clients: Vec<_> = (0..3).map(|_| instance.connect()).collect();
     instance.upgrade();
     top.awaits(&format!("pid {}", instance.pid()));
-    top.shows("the same is selected, with its connection", |_| {
-        let line = top.line("0/2");
-        line.starts_with('>') && line.contains("1/-")
+    top.line("0/2", "the same is selected, with its connection", |line| {
+        line.starts_with('>') && line.contains("1/-") && !line.contains(" -1")
     });
-    assert!(!top.screen().contains(" -1"), "{}", top.screen());
+    top.shows("nothing less than nothing", |screen| !screen.contains(" -1"));
     drop(top);
     drop(clients);
     instance.end();
@@ -313,7 +316,7 @@ fn an_instance_that_is_stopped_holds_up_no_key() {
     instance.signal(Signal::STOP);
     top.awaits("no answer for ");
     top.presses(&["Down"]);
-    top.shows("the second is selected", |_| top.line("0/1").starts_with('>'));
+    top.line("0/1", "the second is selected", |line| line.starts_with('>'));
     top.types("d");
     top.awaits("nothing was sent: the instance does not answer");
     top.types("?");
@@ -342,8 +345,9 @@ fn the_terminal_is_given_back_however_it_ends() {
             "stty -a >before; echo was here; {top}; echo code $?; stty -a >after; cmp before after && echo same; read -r end"
         );
         let tmux = Tmux::of(&instance.directory, (80, 24), &script);
-        let screen = tmux.awaits("── 1 channel ");
-        assert!(!screen.contains("was here"), "{screen}");
+        tmux.shows("a screen of its own", |screen| {
+            screen.contains("── 1 channel ") && !screen.contains("was here")
+        });
         match end {
             None => tmux.types("q"),
             Some(signal) => kill_process(tmux.program(), signal).expect("it runs"),
@@ -402,8 +406,9 @@ fn it_follows_the_size_of_the_terminal() {
         (80, 24, "── 2 channels"),
     ] {
         top.ask(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
-        let screen = top.awaits(text);
-        assert!(screen.lines().all(|line| line.chars().count() <= width), "{screen}");
+        top.shows(text, |screen| {
+            screen.contains(text) && screen.lines().all(|line| line.chars().count() <= width)
+        });
     }
     top.types("q");
     top.awaits("code 0");
@@ -432,7 +437,7 @@ fn several_services_are_seen_and_each_is_commanded() {
     tmux.awaits("use mail; group 0; pause 0");
     tmux.types("y");
     tmux.awaits("channel 0 paused");
-    tmux.shows("that is seen", |_| tmux.line("0/0").contains(" paused "));
+    tmux.line("0/0", "that is seen", |line| line.contains(" paused "));
     assert!(ctl("status", "mail").stdout.contains("paused"));
     assert!(!ctl("status", "web").stdout.contains("paused"));
     tmux.presses(&["BTab"]);
@@ -474,8 +479,7 @@ fn a_reload_that_adds_or_removes_a_service_misdirects_no_command() {
     tmux.types("d");
     tmux.awaits("use web; group 0; disable 0");
     reload(&[web, mail]);
-    tmux.awaits("\n mail ");
-    assert!(tmux.screen().contains("y: send it"));
+    tmux.shows("both", |screen| screen.contains("\n mail ") && screen.contains("y: send it"));
     tmux.types("y");
     tmux.awaits("channel 0 disabled");
     assert!(!is_enabled("web") && is_enabled("mail"));
@@ -487,8 +491,12 @@ fn a_reload_that_adds_or_removes_a_service_misdirects_no_command() {
     reload(&[web]);
     tmux.shows("it has gone", |screen| screen.contains("\n>web ") && !screen.contains("\n mail "));
     ctl("maxc 0 7", "web").code(0);
-    let line = tmux.shows("what is web's", |_| tmux.line("0/0").contains("0/7"));
-    assert!(line.contains(&one.addr.to_string()) && !line.contains(&other.addr.to_string()), "{line}");
+    let [ours, others] = [&one, &other].map(|server| server.addr.to_string());
+    tmux.shows("what is web's", |screen| {
+        let is_it = |line: &&str| line.trim_start_matches(['>', ' ']).starts_with("0/0");
+        let is_ours = screen.lines().find(is_it).is_some_and(|line| line.contains("0/7"));
+        is_ours && screen.contains(&ours) && !screen.contains(&others)
+    });
     // It goes while the box is open.
     reload(&[web, mail]);
     tmux.awaits("\n mail ");
@@ -579,7 +587,7 @@ fn what_was_confirmed_while_nothing_answers_is_not_carried_out_later() {
     instance.signal(Signal::CONT);
     top.shows("it answers again", |screen| screen.starts_with("balance 4."));
     top.presses(&["Down"]);
-    top.shows("the second is selected", |_| top.line("0/1").starts_with('>'));
+    top.line("0/1", "the second is selected", |line| line.starts_with('>'));
     // What is asked after it is answered after it.
     top.types("d");
     top.awaits("; group 0; disable 1");

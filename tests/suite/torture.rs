@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use ends::{End, Habits, Half, Payload, announce, await_acknowledged, is_reset, receive, send};
 
-use crate::harness::{Client, DEADLINE, Direction, Instance, Server, Setup, eventually};
+use crate::harness::{Client, DEADLINE, Direction, Instance, Server, Setup, eventually, unless_held_up};
 use crate::relay_sim::random::Random;
 
 /// The number in front of what a client sends, which tells the server who it is, in bytes.
@@ -362,44 +362,46 @@ enum Afterwards {
 
 #[test]
 fn a_reader_that_is_slow_is_not_idle_whatever_the_server_does() {
-    let seed = seed() + 6;
-    let payload = Payload { seed, id: 0, direction: Direction::Rcvd };
-    // More than fits into what is between the two, or as much as does.
-    for (afterwards, length) in
-        [(Afterwards::Stays, 12 << 20), (Afterwards::Closes, 700_000), (Afterwards::Resets, 700_000)]
-    {
-        let server = Server::with(move |stream, _| {
-            let _ = send(&stream, payload, length, Habits::PLAIN);
-            match afterwards {
-                Afterwards::Stays => drop((&stream).read(&mut [0])),
-                Afterwards::Closes => {}
-                Afterwards::Resets => {
-                    await_acknowledged(&stream);
-                    Client(stream).rst();
+    unless_held_up(200, || {
+        let seed = seed() + 6;
+        let payload = Payload { seed, id: 0, direction: Direction::Rcvd };
+        // More than fits into what is between the two, or as much as does.
+        for (afterwards, length) in
+            [(Afterwards::Stays, 12 << 20), (Afterwards::Closes, 700_000), (Afterwards::Resets, 700_000)]
+        {
+            let server = Server::with(move |stream, _| {
+                let _ = send(&stream, payload, length, Habits::PLAIN);
+                match afterwards {
+                    Afterwards::Stays => drop((&stream).read(&mut [0])),
+                    Afterwards::Closes => {}
+                    Afterwards::Resets => {
+                        await_acknowledged(&stream);
+                        Client(stream).rst();
+                    }
                 }
+            });
+            let timeouts = ["-T1", "--half-close-timeout", "1s"];
+            let instance = Instance::start(timeouts.into_iter().chain(["PORT", &server.to_string()]));
+            let mut client = Client::connect_narrow(instance.addr);
+            // 80 kB/s for several times the timeout, never a quarter of a second without.
+            let begin = Instant::now();
+            let mut at = 0;
+            while begin.elapsed() < Duration::from_millis(4500) {
+                let bytes = client.recv(4000);
+                payload.check(at, &bytes).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
+                at += 4000;
+                std::thread::sleep(Duration::from_millis(50));
             }
-        });
-        let timeouts = ["-T1", "--half-close-timeout", "1s"];
-        let instance = Instance::start(timeouts.into_iter().chain(["PORT", &server.to_string()]));
-        let mut client = Client::connect_narrow(instance.addr);
-        // 80 kB/s for several times the timeout, never a quarter of a second without.
-        let begin = Instant::now();
-        let mut at = 0;
-        while begin.elapsed() < Duration::from_millis(4500) {
-            let bytes = client.recv(4000);
-            payload.check(at, &bytes).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
-            at += 4000;
-            std::thread::sleep(Duration::from_millis(50));
+            let mut rest = Vec::new();
+            let end = client.0.read_to_end(&mut rest);
+            payload.check(at, &rest).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
+            assert_eq!(at + rest.len() as u64, length, "{afterwards:?}, {end:?}");
+            // One that stays is quiet in the end.
+            assert_eq!(end.is_err(), afterwards == Afterwards::Resets, "{afterwards:?}, {end:?}");
+            drop(client);
+            instance.end();
         }
-        let mut rest = Vec::new();
-        let end = client.0.read_to_end(&mut rest);
-        payload.check(at, &rest).unwrap_or_else(|e| panic!("{afterwards:?}: {e}"));
-        assert_eq!(at + rest.len() as u64, length, "{afterwards:?}, {end:?}");
-        // One that stays is quiet in the end.
-        assert_eq!(end.is_err(), afterwards == Afterwards::Resets, "{afterwards:?}, {end:?}");
-        drop(client);
-        instance.end();
-    }
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::pausing::Postgres;
 use crate::harness::{
     Client, Direction, Directory, Instance, Received, Run, Server, Setup, Stream, eventually, executable,
+    run_number,
 };
 use crate::real_programs::program;
 
@@ -46,7 +47,7 @@ fn word(path: &Path) -> String {
 /// A name that no other test and no other run has.
 fn abstract_name() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    format!("balance-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("balance-test-{}-{}", run_number(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::harness::{
     BALANCE, Client, Directory, Instance, Run, Server, Setup, copy_program, eventually, needs_root,
-    own_address, script,
+    own_address, run_number, script,
 };
 
 /// `nobody`, by number: no name has to be looked up for it.
@@ -34,8 +34,8 @@ impl Elsewhere {
     pub(crate) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let path = Path::new("/srv").join(format!(
-            "balance-suite-{}-{}",
-            std::process::id(),
+            "balance-suite-{:08x}-{}",
+            run_number(),
             NUMBER.fetch_add(1, Ordering::Relaxed)
         ));
         fs::create_dir_all(&path).expect("root may");

@@ -84,7 +84,7 @@ impl Held {
         }
         let came = self.read(length);
         // What was held by nobody but the kernel comes from the dead as well; what is sent after that does not.
-        let is_fed = self.kind != Kind::Slow || matches!(self.client.0.peek(&mut [0]), Ok(1));
+        let is_fed = self.kind != Kind::Slow || matches!(self.client.peek(&mut [0]), Ok(1));
         if came == length && is_fed { Health::GoesOn } else { Health::Ended }
     }
 
@@ -94,7 +94,7 @@ impl Held {
         let mut buffer = vec![0; length];
         let mut came = 0;
         while came < length {
-            match self.client.0.read(&mut buffer[came..]) {
+            match self.client.read(&mut buffer[came..]) {
                 Ok(0) => break,
                 Ok(more) => came += more,
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => break,

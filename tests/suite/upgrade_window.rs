@@ -207,7 +207,7 @@ fn who_finds_no_server_in_the_old_process_goes_on_to_the_next_one() {
     let (hole, server) = (BlackHole::new(), Server::named("a"));
     let listen = own_address();
     let port = listen.port().to_string();
-    let bind = ["-b".to_owned(), listen.ip().to_string(), "-t".to_owned(), "3".to_owned()];
+    let bind = ["-b".to_owned(), listen.ip().to_string(), "-t".to_owned(), "6".to_owned()];
     let mut old = Setup::binding(listen).start(bind.iter().cloned().chain([
         port.clone(),
         hole.to_string(),

@@ -60,7 +60,7 @@ fn talk(client: &mut Client, number: u64, stop: &AtomicBool) -> bool {
         }
         let mut back = 0;
         while back < piece.len() {
-            match client.0.read(&mut buffer[..piece.len() - back]) {
+            match client.read(&mut buffer[..piece.len() - back]) {
                 Ok(0) | Err(_) => return false,
                 Ok(n) => {
                     stream.check(at, &buffer[..n]);
@@ -406,6 +406,7 @@ fn wait_up_asks_the_server_and_believes_no_check_of_before() {
     // One that is removed meanwhile is waited for no longer, nor is one that nobody checks any more.
     server.stop();
     let waiter = at_work(&instance, "disable 0; wait 0 up");
+    instance.await_show("it is disabled", |rows| rows[0].state == "dis");
     instance.ctl("remove 0").code(0);
     assert_eq!(outcome(waiter), (Some(65), "channel 0 disabled\nno such channel 0\n".to_owned()));
     instance.end();

@@ -20,6 +20,8 @@ mod random;
 mod world;
 
 use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use self::oracle::{Kind, Violation};
@@ -160,6 +162,34 @@ fn workers_keep_their_promises_whatever_comes_in_between() {
     }
     assert!(stats.outrun > 0 || count < HISTORIES, "nobody has raced: {stats:?}");
     println!("{count} histories in {:?}: {stats:?}", began.elapsed());
+}
+
+/// Ends the threads of a test with it, even if it fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn children_that_are_started_meanwhile_keep_nothing_watched() {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _over = Over(&is_over);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst) {
+                    Command::new("true").status().expect("a program that is everywhere");
+                }
+            });
+        }
+        let failed = (0..30).find_map(|seed| run(seed, Plant::Nothing, false).err().map(|it| (seed, it)));
+        if let Some((seed, Failure { violation: Violation { kind, what }, .. })) = failed {
+            panic!("history {seed}: {kind:?}: {what}");
+        }
+    });
 }
 
 #[test]

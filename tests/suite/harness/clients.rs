@@ -2,12 +2,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::RecvFlags;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{DEADLINE, eventually, payload::Stream};
+use super::{DEADLINE, eventually, payload::Stream, uninterrupted};
 
 /// How a connection ended for its reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +102,21 @@ impl Client {
         while at < length {
             let room = (length - at).min(buffer.len() as u64) as usize;
             let got =
-                self.0.read(&mut buffer[..room]).unwrap_or_else(|e| panic!("at byte {at} of {length}: {e}"));
+                self.read(&mut buffer[..room]).unwrap_or_else(|e| panic!("at byte {at} of {length}: {e}"));
             assert!(got > 0, "the end after {at} of {length} bytes");
             stream.check(at, &buffer[..got]);
             at += got as u64;
         }
+    }
+
+    /// Receives some bytes; none at the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.read(buffer))
+    }
+
+    /// Waits for some bytes and leaves them where they are.
+    pub(crate) fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        uninterrupted(|| self.0.peek(buffer))
     }
 
     /// Receives exactly this many bytes.
@@ -130,7 +140,7 @@ impl Client {
     pub(crate) fn ending(&mut self) -> Received {
         let mut buffer = [0; 4096];
         loop {
-            match self.0.read(&mut buffer) {
+            match self.read(&mut buffer) {
                 Ok(0) => return Received::End,
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return Received::Reset,
@@ -142,8 +152,16 @@ impl Client {
     /// True if nothing, not even an end, arrives within this time. The one wait that cannot be a deadline,
     /// since it is for something that must not happen.
     pub(crate) fn is_quiet_for(&self, time: Duration) -> bool {
-        self.0.set_read_timeout(Some(time)).expect("a timeout");
-        let quiet = matches!(self.0.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);
+        let end = Instant::now() + time;
+        let quiet = loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.0.set_read_timeout(Some(left)).expect("a timeout");
+            match self.0.peek(&mut [0]) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break true,
+                _ => break false,
+            }
+        };
         self.0.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         quiet
     }

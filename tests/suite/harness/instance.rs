@@ -445,7 +445,8 @@ impl Instance {
     /// Does this process keep its files in our directory?
     fn is_ours(&self, pid: i32) -> bool {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let directory = self.directory.path().display().to_string();
+        // Of another test's directory, ours may be the beginning.
+        let directory = format!("{}/", self.directory.path().display());
         let is_balance = fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("balance"));
         is_balance && environment.windows(directory.len()).any(|part| part == directory.as_bytes())
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Directory, Instance, Run, eventually, unique};
+use super::{Directory, Instance, Run, eventually, run_number, unique};
 
 /// Writes an executable script. Another process writes it: a file that this process, or a fork of it for
 /// another test, has open for writing could not be run.
@@ -14,7 +14,8 @@ pub(crate) fn script(directory: &Directory, name: &str, text: &str) -> PathBuf {
 
 pub(crate) fn executable(directory: &Directory, name: &str, text: &str) -> PathBuf {
     let path = directory.path().join(name);
-    let write = r#"cat >"$1"; chmod 755 "$1""#;
+    // In one step: it may be run already.
+    let write = r#"cat >"$1.new"; chmod 755 "$1.new"; mv "$1.new" "$1""#;
     Run::new("sh").args(["-ec", write, "sh"]).arg(&path).stdin(text).finish().code(0);
     path
 }
@@ -26,7 +27,7 @@ pub(crate) fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
 
 /// An argument for `sleep` that no other process has.
 pub(crate) fn mark() -> String {
-    format!("86400.{}{}", std::process::id(), unique())
+    format!("86400.{}{}", run_number(), unique())
 }
 
 /// How many processes have this argument.

@@ -104,6 +104,31 @@ impl Instance {
         })
     }
 
+    /// Waits until clients were lost for these reasons, and for no others: they are counted when they are closed.
+    #[track_caller]
+    pub(crate) fn await_losses(&self, losses: &str) {
+        let mut last = String::new();
+        let end = std::time::Instant::now() + super::DEADLINE;
+        while std::time::Instant::now() < end {
+            last = self.losses();
+            if last == losses {
+                return;
+            }
+            super::pause();
+        }
+        assert_eq!(last, losses, "lost clients");
+    }
+
+    /// Waits until each of these events was told so often, and then it was not more often. What has happened is told behind the deed.
+    #[track_caller]
+    pub(crate) fn await_told<const N: usize>(&self, counts: [(&str, usize); N]) {
+        let told = || counts.map(|(event, _)| (event, self.told(event).len()));
+        eventually(&format!("they are told so often: {counts:?}"), || {
+            told().iter().zip(counts).all(|(told, wanted)| told.1 >= wanted.1).then_some(())
+        });
+        assert_eq!(told(), counts, "{}", self.stderr());
+    }
+
     /// The log lines of this event so far.
     pub(crate) fn told(&self, event: &str) -> Vec<String> {
         let name = format!("event={event}");

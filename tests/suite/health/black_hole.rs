@@ -32,7 +32,7 @@ fn of_clients_in_parallel_only_those_pay_that_were_dialling_when_the_first_timeo
     // One thread has one client at a time, and none of them comes back from the hole before the first timeout.
     assert!((1..=CLIENTS as u64).contains(&row.totalc), "{row:?}");
     assert_eq!(row.totalc, row.failed);
-    assert_eq!(instance.told("ejected").len(), 1);
+    instance.await_told([("ejected", 1)]);
     instance.end();
 }
 
@@ -47,7 +47,7 @@ fn probes_into_a_black_hole_cost_no_client_anything() {
         assert_eq!(instance.show()[0].totalc, 1, "no client was tried on it");
         eventually("it is given up", || (instance.dials(hole.addr()) == 0).then_some(()));
     }
-    assert_eq!((instance.told("ejected").len(), instance.told("returned").len()), (1, 0));
+    instance.await_told([("ejected", 1), ("returned", 0)]);
     instance.end();
 }
 

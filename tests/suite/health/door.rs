@@ -90,7 +90,7 @@ fn the_operators_disable_of_the_last_channel_shuts_the_door_and_enable_opens_it(
     instance.ctl("group 1; enable 0").code(0);
     eventually("the door opens", || (name(&instance) == 'b').then_some(()));
     eventually("it is told of", || (instance.told("welcoming").len() == 1).then_some(()));
-    assert_eq!(instance.told("refusing").len(), 1);
+    instance.await_told([("refusing", 1)]);
     drop(held);
     instance.end();
 }
@@ -147,7 +147,7 @@ fn an_outer_instance_fails_over_while_the_inner_one_refuses() {
         assert_eq!(first + second, visits.len(), "nobody is lost");
         assert!(first > 0 && second > 0);
     }
-    assert_eq!((outer.told("ejected").len(), outer.told("returned").len()), (3, 3));
+    outer.await_told([("ejected", 3), ("returned", 3)]);
     outer.end();
     inner.end();
 }

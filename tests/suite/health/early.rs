@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Instance, Received, Server, Setup, eventually};
+use crate::harness::{Instance, Received, Server, Setup, eventually, unless_held_up};
 
 use super::super::access::lines;
 use super::super::tap::{Watcher, number_of};
@@ -31,34 +31,38 @@ fn are_kept_away(instance: &Instance, n: usize) {
 
 #[test]
 fn a_server_that_closes_at_once_is_ejected_while_another_one_answers() {
-    for bad in [Server::closer, Server::resetter] {
-        let (bad, good) = (bad(), Server::named("b"));
-        let instance = Instance::before(&[&bad, &good]);
-        let line = await_ejected(&instance);
-        assert!(line.contains("group=0 channel=0"), "{line}");
-        are_kept_away(&instance, 8);
-        instance.end();
-    }
+    unless_held_up(300, || {
+        for bad in [Server::closer, Server::resetter] {
+            let (bad, good) = (bad(), Server::named("b"));
+            let instance = Instance::before(&[&bad, &good]);
+            let line = await_ejected(&instance);
+            assert!(line.contains("group=0 channel=0"), "{line}");
+            are_kept_away(&instance, 8);
+            instance.end();
+        }
+    });
 }
 
 #[test]
 fn it_returns_when_it_serves_again() {
-    let is_bad = Arc::new(AtomicBool::new(true));
-    let its = Arc::clone(&is_bad);
-    let a = Server::with(move |mut stream, _| {
-        if !its.load(Ordering::SeqCst) && stream.write_all(b"a").is_ok() {
-            let _ = stream.read(&mut [0]);
-        }
+    unless_held_up(300, || {
+        let is_bad = Arc::new(AtomicBool::new(true));
+        let its = Arc::clone(&is_bad);
+        let a = Server::with(move |mut stream, _| {
+            if !its.load(Ordering::SeqCst) && stream.write_all(b"a").is_ok() {
+                let _ = stream.read(&mut [0]);
+            }
+        });
+        let b = Server::named("b");
+        let instance = Instance::before(&[&a, &b]);
+        let line = await_ejected(&instance);
+        assert!(line.contains(r#"cause="closed 3 connections in a row at once, without a byte""#), "{line}");
+        is_bad.store(false, Ordering::SeqCst);
+        instance.await_health(0, "up");
+        let got = names(&instance, 4);
+        assert!(got == "abab" || got == "baba", "{got}");
+        instance.end();
     });
-    let b = Server::named("b");
-    let instance = Instance::before(&[&a, &b]);
-    let line = await_ejected(&instance);
-    assert!(line.contains(r#"cause="closed 3 connections in a row at once, without a byte""#), "{line}");
-    is_bad.store(false, Ordering::SeqCst);
-    instance.await_health(0, "up");
-    let got = names(&instance, 4);
-    assert!(got == "abab" || got == "baba", "{got}");
-    instance.end();
 }
 
 #[test]
@@ -111,66 +115,74 @@ fn ends_at_once(is_reset: bool) -> Server {
 
 #[test]
 fn a_client_that_has_said_nothing_goes_on_to_the_next_server() {
-    for is_reset in [false, true] {
-        let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
-        let instance = Instance::before(&[&bad, &good]);
-        // The one that answers is known by one answer.
-        eventually("an answer", || (name(&instance) == 'b').then_some(()));
-        assert_eq!(names(&instance, 20), "b".repeat(20), "reset: {is_reset}");
-        await_ejected(&instance);
-        let rows = instance.status();
-        assert!(rows[0].failed >= 2, "{rows:?}");
-        instance.end();
-    }
+    unless_held_up(300, || {
+        for is_reset in [false, true] {
+            let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
+            let instance = Instance::before(&[&bad, &good]);
+            // The one that answers is known by one answer.
+            eventually("an answer", || (name(&instance) == 'b').then_some(()));
+            assert_eq!(names(&instance, 20), "b".repeat(20), "reset: {is_reset}");
+            await_ejected(&instance);
+            let rows = instance.status();
+            assert!(rows[0].failed >= 2, "{rows:?}");
+            instance.end();
+        }
+    });
 }
 
 #[test]
 fn a_client_that_nobody_serves_sees_the_end_that_the_last_server_made() {
-    let servers = [Server::resetter(), Server::resetter(), Server::resetter()];
-    let instance = Instance::before(&[&servers[0], &servers[1], &servers[2]]);
-    let mut client = instance.connect();
-    client.ending();
-    let accepted: usize = servers.iter().map(Server::accepted).sum();
-    assert_eq!(accepted, 3, "each was tried once");
-    instance.end();
+    unless_held_up(300, || {
+        let servers = [Server::resetter(), Server::resetter(), Server::resetter()];
+        let instance = Instance::before(&[&servers[0], &servers[1], &servers[2]]);
+        let mut client = instance.connect();
+        client.ending();
+        let accepted: usize = servers.iter().map(Server::accepted).sum();
+        assert_eq!(accepted, 3, "each was tried once");
+        instance.end();
+    });
 }
 
 #[test]
 fn a_client_that_has_waited_goes_on_too() {
-    let (bad, good) = (Server::resetter(), Server::named("b"));
-    let instance = Instance::before(&[&bad, &good]);
-    eventually("an answer", || (name(&instance) == 'b').then_some(()));
-    instance.ctl("pause").code(0);
-    let mut clients: Vec<_> = (0..4).map(|_| instance.connect()).collect();
-    // Not a wait for anything: the time from a client's arrival is not that of its connection to the server.
-    std::thread::sleep(std::time::Duration::from_millis(1_100));
-    instance.ctl("resume").code(0);
-    for client in &mut clients {
-        assert_eq!(client.recv(1), b"b");
-    }
-    drop(clients);
-    instance.end();
+    unless_held_up(300, || {
+        let (bad, good) = (Server::resetter(), Server::named("b"));
+        let instance = Instance::before(&[&bad, &good]);
+        eventually("an answer", || (name(&instance) == 'b').then_some(()));
+        instance.ctl("pause").code(0);
+        let mut clients: Vec<_> = (0..4).map(|_| instance.connect()).collect();
+        // Not a wait for anything: the time from a client's arrival is not that of its connection to the server.
+        std::thread::sleep(std::time::Duration::from_millis(1_100));
+        instance.ctl("resume").code(0);
+        for client in &mut clients {
+            assert_eq!(client.recv(1), b"b");
+        }
+        drop(clients);
+        instance.end();
+    });
 }
 
 #[test]
 fn a_client_that_leaves_a_server_gets_in_line_for_one_that_is_full() {
-    for is_reset in [false, true] {
-        let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
-        let instance = Instance::before(&[&"--queue", &"9", &bad, &format!("{good}:1")]);
-        // It holds the only slot, and has been answered.
-        let mut holder = eventually("an answer", || {
-            let mut client = instance.connect();
-            matches!(client.0.read(&mut [0]), Ok(1)).then_some(client)
-        });
-        let mut waits = instance.connect();
-        eventually("it waits", || (instance.status()[1].queue == 1).then_some(()));
-        holder.shut_wr();
-        holder.ending();
-        assert_eq!(waits.recv(1), b"b", "reset: {is_reset}");
-        drop((holder, waits));
-        instance.await_show("no slot is lost", |rows| rows.iter().all(|row| row.c == 0));
-        instance.end();
-    }
+    unless_held_up(300, || {
+        for is_reset in [false, true] {
+            let (bad, good) = (ends_at_once(is_reset), Server::named("b"));
+            let instance = Instance::before(&[&"--queue", &"9", &bad, &format!("{good}:1")]);
+            // It holds the only slot, and has been answered.
+            let mut holder = eventually("an answer", || {
+                let mut client = instance.connect();
+                matches!(client.read(&mut [0]), Ok(1)).then_some(client)
+            });
+            let mut waits = instance.connect();
+            eventually("it waits", || (instance.status()[1].queue == 1).then_some(()));
+            holder.shut_wr();
+            holder.ending();
+            assert_eq!(waits.recv(1), b"b", "reset: {is_reset}");
+            drop((holder, waits));
+            instance.await_show("no slot is lost", |rows| rows.iter().all(|row| row.c == 0));
+            instance.end();
+        }
+    });
 }
 
 #[test]
@@ -206,65 +218,71 @@ fn an_operator_who_enables_it_ends_its_rest() {
 
 #[test]
 fn a_client_that_is_moved_on_does_not_come_back_after_an_upgrade() {
-    let (bad, good) = (Server::resetter(), Server::named("b"));
-    let mut instance = Instance::before(&[&"--queue", &"9", &bad, &format!("{good}:1")]);
-    let mut holder = eventually("an answer", || {
-        let mut client = instance.connect();
-        matches!(client.0.read(&mut [0]), Ok(1)).then_some(client)
+    unless_held_up(300, || {
+        let (bad, good) = (Server::resetter(), Server::named("b"));
+        let mut instance = Instance::before(&[&"--queue", &"9", &bad, &format!("{good}:1")]);
+        let mut holder = eventually("an answer", || {
+            let mut client = instance.connect();
+            matches!(client.read(&mut [0]), Ok(1)).then_some(client)
+        });
+        let mut waits = instance.connect();
+        eventually("it waits", || (instance.status()[1].queue == 1).then_some(()));
+        let accepted = bad.accepted();
+        instance.upgrade();
+        eventually("it waits again", || (instance.status()[1].queue == 1).then_some(()));
+        holder.shut_wr();
+        holder.ending();
+        assert_eq!(waits.recv(1), b"b");
+        assert_eq!(bad.accepted(), accepted, "it was there before");
+        drop((holder, waits));
+        instance.end();
     });
-    let mut waits = instance.connect();
-    eventually("it waits", || (instance.status()[1].queue == 1).then_some(()));
-    let accepted = bad.accepted();
-    instance.upgrade();
-    eventually("it waits again", || (instance.status()[1].queue == 1).then_some(()));
-    holder.shut_wr();
-    holder.ending();
-    assert_eq!(waits.recv(1), b"b");
-    assert_eq!(bad.accepted(), accepted, "it was there before");
-    drop((holder, waits));
-    instance.end();
 }
 
 #[test]
 fn a_client_goes_on_to_eight_channels_and_no_more() {
-    let servers: Vec<_> = (0..12).map(|_| Server::resetter()).collect();
-    let channels: Vec<&dyn std::fmt::Display> = servers.iter().map(|server| server as _).collect();
-    let instance = Instance::before(&channels);
-    let mut client = instance.connect();
-    client.ending();
-    assert_eq!(servers.iter().map(Server::accepted).sum::<usize>(), 9);
-    instance.end();
+    unless_held_up(300, || {
+        let servers: Vec<_> = (0..12).map(|_| Server::resetter()).collect();
+        let channels: Vec<&dyn std::fmt::Display> = servers.iter().map(|server| server as _).collect();
+        let instance = Instance::before(&channels);
+        let mut client = instance.connect();
+        client.ending();
+        assert_eq!(servers.iter().map(Server::accepted).sum::<usize>(), 9);
+        instance.end();
+    });
 }
 
 #[test]
 fn the_access_log_has_one_start_and_says_where_the_client_went() {
-    let (bad, good) = (Server::resetter(), Server::named("b"));
-    let setup = Setup::new();
-    let path = setup.directory().path().join("access.log");
-    let path_text = path.display().to_string();
-    let (a, b) = (bad.to_string(), good.to_string());
-    let instance = setup.start(
-        ["--access-log", &path_text, "--access-log-at", "start,end", "PORT", &a, &b].map(str::to_owned),
-    );
-    let id = eventually("one is moved on", || {
-        assert_eq!(name(&instance), 'b');
-        lines(&path).into_iter().find(|line| line["event"] == "moved_on").map(|line| line["id"].clone())
+    unless_held_up(300, || {
+        let (bad, good) = (Server::resetter(), Server::named("b"));
+        let setup = Setup::new();
+        let path = setup.directory().path().join("access.log");
+        let path_text = path.display().to_string();
+        let (a, b) = (bad.to_string(), good.to_string());
+        let instance = setup.start(
+            ["--access-log", &path_text, "--access-log-at", "start,end", "PORT", &a, &b].map(str::to_owned),
+        );
+        let id = eventually("one is moved on", || {
+            assert_eq!(name(&instance), 'b');
+            lines(&path).into_iter().find(|line| line["event"] == "moved_on").map(|line| line["id"].clone())
+        });
+        let events = eventually("its end", || {
+            let all: Vec<_> = lines(&path).into_iter().filter(|line| line["id"] == id).collect();
+            let events: Vec<_> =
+                all.iter().map(|line| (line["event"].clone(), line["channel"].clone())).collect();
+            (events.last()?.0 == "end").then_some(events)
+        });
+        let expected = |event: &str| (event.to_owned(), "1".to_owned());
+        // One that is left before its start could be told has none.
+        let moved = &events[events.len() - 2..];
+        assert_eq!(moved, [expected("moved_on"), expected("end")]);
+        assert!(
+            events.len() <= 3 && events.iter().filter(|(event, _)| event == "start").count() <= 1,
+            "{events:?}"
+        );
+        instance.end();
     });
-    let events = eventually("its end", || {
-        let all: Vec<_> = lines(&path).into_iter().filter(|line| line["id"] == id).collect();
-        let events: Vec<_> =
-            all.iter().map(|line| (line["event"].clone(), line["channel"].clone())).collect();
-        (events.last()?.0 == "end").then_some(events)
-    });
-    let expected = |event: &str| (event.to_owned(), "1".to_owned());
-    // One that is left before its start could be told has none.
-    let moved = &events[events.len() - 2..];
-    assert_eq!(moved, [expected("moved_on"), expected("end")]);
-    assert!(
-        events.len() <= 3 && events.iter().filter(|(event, _)| event == "start").count() <= 1,
-        "{events:?}"
-    );
-    instance.end();
 }
 
 #[test]
@@ -286,7 +304,7 @@ fn a_tap_tells_of_the_move() {
         let id = number_of(&instance, &client);
         let tap = Watcher::start(&instance, &format!("tap {id}")).begun();
         is_over.store(true, Ordering::SeqCst);
-        let served = matches!(client.0.read(&mut [0]), Ok(1));
+        let served = matches!(client.read(&mut [0]), Ok(1));
         client.shut_wr();
         client.ending();
         let (text, _, _) = tap.ends();

@@ -44,7 +44,8 @@ fn servers_that_stop_and_start_lose_only_those_connected_to_them() {
         load.await_more(60);
         servers[which].stop();
         let status = instance.await_health(which, "ejected");
-        assert!(status.why.contains("connect: "), "{status:?}");
+        // A client that was in the server's queue when it went may have been the last straw.
+        assert!(status.why.contains("connect: ") || status.why.contains("without a byte"), "{status:?}");
         assert_eq!(instance.show()[which].state, "ENA");
         load.await_more(60);
         servers[which].start();
@@ -57,6 +58,7 @@ fn servers_that_stop_and_start_lose_only_those_connected_to_them() {
         });
     }
     let visits = load.finish();
+    instance.await_told([("ejected", OUTAGES), ("returned", OUTAGES)]);
     assert_lost_only_by(&instance, &visits, &[0, 1, 2]);
     let lost = count(&visits, Got::Closed);
     assert!(lost <= OUTAGES * CLIENTS, "{lost} of {} clients", visits.len());

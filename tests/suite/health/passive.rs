@@ -20,8 +20,8 @@ fn a_channel_whose_connect_fails_is_offered_to_nobody_until_a_probe_succeeds() {
     eventually("the probe at the server", || (a.accepted() == 1).then_some(()));
     let got = names(&instance, 6);
     assert!(got == "ababab" || got == "bababa", "{got}");
+    instance.await_told([("ejected", 1), ("returned", 1)]);
     let (ejected, returned) = (instance.told("ejected"), instance.told("returned"));
-    assert_eq!((ejected.len(), returned.len()), (1, 1));
     let (key, address) = ("group=0 channel=0", format!("address={a}"));
     for (line, more) in [(&ejected[0], r#"cause="connect: connection refused""#), (&returned[0], "after=")] {
         assert!(line.contains(key) && line.contains(&address) && line.contains(more), "{line}");
@@ -60,7 +60,7 @@ fn an_only_channel_is_tried_though_ejected_and_serves_the_very_next_client() {
         assert_eq!(name(&instance), 'a');
         instance.await_health(0, "up");
     }
-    assert_eq!((instance.told("ejected").len(), instance.told("returned").len()), (5, 5));
+    instance.await_told([("ejected", 5), ("returned", 5)]);
     instance.end();
 }
 
@@ -70,16 +70,16 @@ fn when_all_are_ejected_they_are_tried_in_the_order_of_the_groups() {
     let instance = Instance::before(&[&"-d", &a, &b, &"!", &c]);
     assert_eq!(names(&instance, 1), "-");
     assert_eq!(instance.health(), "ejected ejected ejected");
-    assert_eq!(instance.told("channel_failed").len(), 3);
+    instance.await_told([("channel_failed", 3)]);
     assert_eq!(names(&instance, 2), "--");
+    instance.await_told([("channel_failed", 9)]);
     let failed = instance.told("channel_failed");
     for client in failed.chunks(3) {
         let groups: Vec<_> = client.iter().map(|line| line.contains("group=1 channel=0")).collect();
         assert_eq!(groups, [false, false, true], "group 0 first: {client:?}");
         assert_ne!(client[0].split("channel=").nth(1), client[1].split("channel=").nth(1), "each once");
     }
-    assert_eq!(failed.len(), 9);
-    assert_eq!(instance.told("ejected").len(), 3, "they are ejected once");
+    instance.await_told([("ejected", 3)]);
     instance.end();
 }
 
@@ -160,7 +160,7 @@ fn autodisable_disables_and_does_not_eject() {
     let status = instance.status();
     assert_eq!((&status[0].state[..], &status[0].health[..], status[0].totalc), ("dis", "up", 1));
     assert_eq!(status[0].addrs, "0/1", "its address did not answer");
-    assert_eq!((instance.told("autodisabled").len(), instance.told("ejected").len()), (1, 0));
+    instance.await_told([("autodisabled", 1), ("ejected", 0)]);
     a.start();
     assert_eq!(names(&instance, 4), "bbbb", "until it is enabled by hand");
     assert_eq!(a.accepted(), 0, "and nobody probes it");
@@ -189,7 +189,7 @@ fn disabling_and_enabling_does_not_change_health_nor_health_the_state() {
     assert_eq!(names(&instance, 4), "bbbb");
     instance.ctl("enable 0").code(0);
     assert!(names(&instance, 4).contains('a'));
-    assert_eq!((instance.told("ejected").len(), instance.told("returned").len()), (1, 1));
+    instance.await_told([("ejected", 1), ("returned", 1)]);
     instance.end();
 }
 
@@ -212,7 +212,7 @@ fn another_address_starts_with_fresh_health() {
     assert_eq!(instance.health(), "untried up");
     assert_eq!(names(&instance, 4), "bbbb");
     assert_eq!(instance.health(), "ejected up");
-    assert_eq!(instance.told("ejected").len(), 2);
+    instance.await_told([("ejected", 2)]);
     assert!(instance.told("returned").is_empty());
     instance.end();
 }

@@ -51,8 +51,7 @@ fn a_program_decides_by_its_exit_code_and_gets_host_and_port() {
     fs::remove_file(up(&a)).expect("our own file");
     instance.await_health(0, "down");
     assert_eq!(names(&instance, 4), "bbbb");
-    let told = (instance.told("channel_down").len(), instance.told("channel_up").len());
-    assert_eq!(told, (2, 1));
+    instance.await_told([("channel_down", 2), ("channel_up", 1)]);
     drop((a, b));
     instance.end();
 }
@@ -115,7 +114,7 @@ fn a_program_that_cannot_be_run_is_a_cause_and_no_catastrophe() {
         let instance = checked_once(program, &server, &[]);
         let status = instance.await_health(0, "down");
         assert!(status.why.contains(why), "{program:?}: {status:?}");
-        assert_eq!(instance.told("channel_down").len(), 1);
+        instance.await_told([("channel_down", 1)]);
         assert_eq!(names(&instance, 2), "aa", "the only channel is tried anyway");
         await_no_children(&instance);
         instance.end();

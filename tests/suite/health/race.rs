@@ -138,7 +138,7 @@ fn a_race_does_not_leave_its_group_nor_a_hashed_channel() {
         let mut got = String::new();
         for last in 1..=16 {
             let mut client = Client::connect_from([127, 0, 0, last], instance.addr);
-            got.push(if matches!(client.0.peek(&mut [0]), Ok(1)) { 'b' } else { '-' });
+            got.push(if matches!(client.peek(&mut [0]), Ok(1)) { 'b' } else { '-' });
             client.shut_wr();
             client.ending();
         }

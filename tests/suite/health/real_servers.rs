@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Instance, Run};
+use crate::harness::{Instance, Run, eventually};
 use crate::real_programs::{Daemon, program, strings};
 
 fn nginx() -> Daemon {
@@ -26,7 +26,12 @@ fn nginx() -> Daemon {
 }
 
 fn checked(check: &str, server: &Daemon, more: &[&str]) -> Instance {
-    let args = ["--check", check, "--check-interval", "50ms"].into_iter().chain(more.iter().copied());
+    // The servers may be slow; whoever asks for it says for how long one may be.
+    let patience = ["--check-timeout", "20s"].into_iter().filter(|_| !more.contains(&"--check-timeout"));
+    let args = ["--check", check, "--check-interval", "50ms"]
+        .into_iter()
+        .chain(patience)
+        .chain(more.iter().copied());
     Instance::start(args.map(String::from).chain(["PORT".into(), server.channel()]))
 }
 
@@ -46,8 +51,9 @@ fn nginx_by_its_pages() {
         instance.end();
     }
     let log = |name: &str| fs::read_to_string(nginx.directory.path().join(name)).unwrap_or_default();
-    let requests = log("access.log");
-    assert!(requests.contains("\"GET /missing HTTP/1.1\" 404"), "{requests}");
+    let requests = eventually("it is logged", || {
+        Some(log("access.log")).filter(|text| text.contains("\"GET /missing HTTP/1.1\" 404"))
+    });
     assert!(!requests.contains("\" 400 ") && !requests.contains("\" 499 "), "{requests}");
     // What nginx says of a client that resets.
     let errors = log("error.log");
@@ -64,20 +70,20 @@ fn redis_that_hangs_is_down_by_its_dialogue_and_up_by_tcp() {
         let pid = Pid::from_raw(i32::try_from(redis.child.id()).expect("a pid")).expect("a pid is not 0");
         kill_process(pid, signal).expect("our own child");
     };
-    let options = ["--check-timeout", "1s", "--check-rise", "1", "--check-fall", "2"];
+    let options = ["--check-timeout", "3s", "--check-rise", "1", "--check-fall", "2"];
     let dialogue = checked("send:PING\\r\\n;expect:+PONG", &redis, &options);
     let tcp = checked("tcp", &redis, &options);
     dialogue.await_health(0, "up");
     tcp.await_health(0, "up");
     signal(Signal::STOP);
     let status = dialogue.await_health(0, "down");
-    assert!(status.why.contains("did not come within 1s"), "{status:?}");
+    assert!(status.why.contains("did not come within 3s"), "{status:?}");
     assert_eq!(tcp.health(), "up", "the kernel still takes connections for it");
     signal(Signal::CONT);
     dialogue.await_health(0, "up");
     let ping = Run::new(program("redis-cli")).args(["-p", &dialogue.port(), "ping"]).finish();
     ping.code(0).out("PONG\n");
-    assert_eq!((dialogue.told("channel_down").len(), dialogue.told("channel_up").len()), (1, 1));
+    dialogue.await_told([("channel_down", 1), ("channel_up", 1)]);
     assert!(tcp.told("channel_down").is_empty());
     dialogue.end();
     tcp.end();

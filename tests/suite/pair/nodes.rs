@@ -122,7 +122,10 @@ impl Node {
     /// A program that stays; what it says goes to a file of this name in /run.
     #[track_caller]
     pub(super) fn start(&self, name: &str, command: &str) {
-        self.does(&format!("{command} >/run/{name}.log 2>&1 & echo $! >/run/pid.{name}"));
+        // The file is there, and has nothing of the one before, when this comes back.
+        self.does(&format!(
+            ": >/run/{name}.log; {command} >>/run/{name}.log 2>&1 & echo $! >/run/pid.{name}"
+        ));
     }
 
     /// What the program that was started under this name has said.

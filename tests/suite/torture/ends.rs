@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::harness::{DEADLINE, Direction, Stream, eventually};
+use crate::harness::{DEADLINE, Direction, Stream, eventually, uninterrupted};
 use crate::relay_sim::random::Random;
 
 /// Streams are compared over so many bytes to find where a wrong one comes from.
@@ -172,7 +172,7 @@ pub(super) fn receive(mut stream: &TcpStream, payload: Payload, habits: Habits) 
     let mut buffer = vec![0; 1 << habits.bits];
     loop {
         let room = random.magnitude(habits.bits).max(buffer.len() as u64 / 8) as usize;
-        let end = match stream.read(&mut buffer[..room]) {
+        let end = match uninterrupted(|| stream.read(&mut buffer[..room])) {
             Ok(0) => End::Clean,
             Ok(n) => {
                 payload.check(at, &buffer[..n])?;
