@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Instant;
 
-use crate::harness::{Server, eventually, private_network};
+use crate::harness::{Server, eventually, private_network, unless_held_up};
 
 use super::nodes::{CHANNELS, Node, host, servers, shipped, visit};
 use super::{is_alive, is_cut};
@@ -122,100 +122,106 @@ fn cut(clients: &mut Clients) -> BTreeSet<Ipv4Addr> {
 
 #[test]
 fn hosts_are_announced_while_they_are_ready_and_a_lost_one_costs_its_own_connections_only() {
-    private_network("a router and three hosts", || {
-        let net = Network::new();
-        net.router.file("/run/bird.conf", ROUTER);
-        net.router.start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
-        for number in [1, 3] {
-            let node = &net.hosts[number - 1];
-            let config = shipped("bird.conf").replace("10.78.0.11", &format!("10.78.0.1{number}"));
-            node.file("/run/bird.conf", &config);
-            node.start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
-        }
-        // Nothing is announced by BIRD alone.
-        eventually("a session", || {
-            net.router.run("birdc show protocols host1").stdout.contains("Established").then_some(())
-        });
-        assert_eq!(net.routes(), BTreeSet::new());
-        for number in [1, 3] {
-            net.hosts[number - 1].start("announce", "balance-announce vip web");
-        }
-        // What exabgp says is read by nobody else, and its checks run as nobody.
-        net.hosts[1].file("/run/exabgp.conf", &shipped("exabgp.conf"));
-        net.hosts[1].start("exabgp", "exabgp /run/exabgp.conf");
-        net.await_routes("three hosts begin", &[1, 2, 3]);
+    unless_held_up(300, || {
+        private_network("a router and three hosts", || {
+            let net = Network::new();
+            net.router.file("/run/bird.conf", ROUTER);
+            net.router.start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
+            for number in [1, 3] {
+                let node = &net.hosts[number - 1];
+                let config = shipped("bird.conf").replace("10.78.0.11", &format!("10.78.0.1{number}"));
+                node.file("/run/bird.conf", &config);
+                node.start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
+            }
+            // Nothing is announced by BIRD alone.
+            eventually("a session", || {
+                net.router.run("birdc show protocols host1").stdout.contains("Established").then_some(())
+            });
+            assert_eq!(net.routes(), BTreeSet::new());
+            for number in [1, 3] {
+                net.hosts[number - 1].start("announce", "balance-announce vip web");
+            }
+            // What exabgp says is read by nobody else, and its checks run as nobody.
+            net.hosts[1].file("/run/exabgp.conf", &shipped("exabgp.conf"));
+            net.hosts[1].start("exabgp", "exabgp /run/exabgp.conf");
+            net.await_routes("three hosts begin", &[1, 2, 3]);
 
-        let mut clients = connect();
-        let seats_before = seats(&clients);
-        assert_eq!(seats_before.values().collect::<BTreeSet<_>>().len(), 3);
-        for number in [1, 2, 3] {
-            assert!(!net.clients_of(number, &clients).is_empty(), "host {number} has none");
-        }
-        // Its process dies: exabgp withdraws it.
-        let lost = net.clients_of(2, &clients);
-        net.hosts[1].does("kill -KILL $(cat /run/pid.balance)");
-        net.await_routes("balance is killed (exabgp)", &[1, 3]);
-        assert_eq!(cut(&mut clients), lost);
-        // It hangs: BIRD withdraws it.
-        let lost = net.clients_of(3, &clients);
-        net.hosts[2].does("kill -STOP $(cat /run/pid.balance)");
-        net.await_routes("balance is stopped by SIGSTOP (BIRD)", &[1]);
-        assert_eq!(cut(&mut clients), lost);
-        eprintln!("{} of {CLIENTS} connections are left, all of host 1", clients.len());
-        // New ones come to the same servers by the one that is left.
-        assert_eq!(seats(&connect()), seats_before);
-        net.hosts[2].does("kill -CONT $(cat /run/pid.balance)");
-        net.await_routes("it goes on (BIRD)", &[1, 3]);
-        net.hosts[1].serve_again();
-        net.await_routes("it runs again (exabgp)", &[1, 2, 3]);
-        assert_eq!(seats(&connect()), seats_before);
-        // No channel can be used: withdrawn, while it serves those that it has.
-        net.hosts[0].does("balance -c 'disable 0; disable 1; disable 2' web");
-        net.await_routes("no usable channel (BIRD)", &[2, 3]);
-        net.hosts[0].does("balance -c 'enable 0; enable 1; enable 2' web");
-        net.await_routes("it has channels again (BIRD)", &[1, 2, 3]);
-        // Whoever ends the announcing takes the host out.
-        net.hosts[0].does("kill -TERM $(cat /run/pid.announce)");
-        net.await_routes("balance-announce is ended", &[2, 3]);
-        // BIRD comes back, and announces nothing unasked.
-        net.hosts[0].start("announce", "balance-announce vip web");
-        net.await_routes("and started again", &[1, 2, 3]);
-        net.hosts[0].does("kill -KILL $(cat /run/pid.bird)");
-        net.await_routes("BIRD is killed", &[2, 3]);
-        eventually("it is said", || net.hosts[0].said("announce").contains("does not answer").then_some(()));
-        net.hosts[0].start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
-        net.await_routes("BIRD is started again", &[1, 2, 3]);
+            let mut clients = connect();
+            let seats_before = seats(&clients);
+            assert_eq!(seats_before.values().collect::<BTreeSet<_>>().len(), 3);
+            for number in [1, 2, 3] {
+                assert!(!net.clients_of(number, &clients).is_empty(), "host {number} has none");
+            }
+            // Its process dies: exabgp withdraws it.
+            let lost = net.clients_of(2, &clients);
+            net.hosts[1].does("kill -KILL $(cat /run/pid.balance)");
+            net.await_routes("balance is killed (exabgp)", &[1, 3]);
+            assert_eq!(cut(&mut clients), lost);
+            // It hangs: BIRD withdraws it.
+            let lost = net.clients_of(3, &clients);
+            net.hosts[2].does("kill -STOP $(cat /run/pid.balance)");
+            net.await_routes("balance is stopped by SIGSTOP (BIRD)", &[1]);
+            assert_eq!(cut(&mut clients), lost);
+            eprintln!("{} of {CLIENTS} connections are left, all of host 1", clients.len());
+            // New ones come to the same servers by the one that is left.
+            assert_eq!(seats(&connect()), seats_before);
+            net.hosts[2].does("kill -CONT $(cat /run/pid.balance)");
+            net.await_routes("it goes on (BIRD)", &[1, 3]);
+            net.hosts[1].serve_again();
+            net.await_routes("it runs again (exabgp)", &[1, 2, 3]);
+            assert_eq!(seats(&connect()), seats_before);
+            // No channel can be used: withdrawn, while it serves those that it has.
+            net.hosts[0].does("balance -c 'disable 0; disable 1; disable 2' web");
+            net.await_routes("no usable channel (BIRD)", &[2, 3]);
+            net.hosts[0].does("balance -c 'enable 0; enable 1; enable 2' web");
+            net.await_routes("it has channels again (BIRD)", &[1, 2, 3]);
+            // Whoever ends the announcing takes the host out.
+            net.hosts[0].does("kill -TERM $(cat /run/pid.announce)");
+            net.await_routes("balance-announce is ended", &[2, 3]);
+            // BIRD comes back, and announces nothing unasked.
+            net.hosts[0].start("announce", "balance-announce vip web");
+            net.await_routes("and started again", &[1, 2, 3]);
+            net.hosts[0].does("kill -KILL $(cat /run/pid.bird)");
+            net.await_routes("BIRD is killed", &[2, 3]);
+            eventually("it is said", || {
+                net.hosts[0].said("announce").contains("does not answer").then_some(())
+            });
+            net.hosts[0].start("bird", "bird -f -c /run/bird.conf -s /run/bird/bird.ctl");
+            net.await_routes("BIRD is started again", &[1, 2, 3]);
+        });
     });
 }
 
 #[test]
 fn with_resilient_hashing_neither_the_loss_nor_the_return_of_a_host_moves_a_connection_of_another_one() {
-    private_network("a router and three hosts", || {
-        let net = Network::new();
-        let hops = "for n in 1 2 3; do ip nexthop replace id $n via 10.78.0.1$n dev br1; done";
-        for (name, group) in [("plain", ""), ("resilient", "type resilient buckets 256 idle_timer 120")] {
-            net.router.does(&format!(
-                "{hops}; ip nexthop add id 10 group 1/2/3 {group}; ip route add 10.99.0.10/32 nhid 10"
-            ));
-            let mut clients = connect();
-            let lost = net.clients_of(1, &clients);
-            net.router.does(&format!("ip nexthop replace id 10 group 2/3 {group}"));
-            let gone = cut(&mut clients);
-            clients.append(&mut connect());
-            net.router.does(&format!("ip nexthop replace id 10 group 1/2/3 {group}"));
-            let gone_later = cut(&mut clients);
-            eprintln!(
-                "{name}: host 1 of 3 had {} of {CLIENTS} connections, and {} ended when it went; {} of {CLIENTS} ended when it came back",
-                lost.len(),
-                gone.len(),
-                gone_later.len()
-            );
-            // Plain routes move connections of others, too.
-            assert!(gone.is_superset(&lost), "{name}");
-            if name == "resilient" {
-                assert_eq!((gone, gone_later), (lost, BTreeSet::new()));
+    unless_held_up(300, || {
+        private_network("a router and three hosts", || {
+            let net = Network::new();
+            let hops = "for n in 1 2 3; do ip nexthop replace id $n via 10.78.0.1$n dev br1; done";
+            for (name, group) in [("plain", ""), ("resilient", "type resilient buckets 256 idle_timer 120")] {
+                net.router.does(&format!(
+                    "{hops}; ip nexthop add id 10 group 1/2/3 {group}; ip route add 10.99.0.10/32 nhid 10"
+                ));
+                let mut clients = connect();
+                let lost = net.clients_of(1, &clients);
+                net.router.does(&format!("ip nexthop replace id 10 group 2/3 {group}"));
+                let gone = cut(&mut clients);
+                clients.append(&mut connect());
+                net.router.does(&format!("ip nexthop replace id 10 group 1/2/3 {group}"));
+                let gone_later = cut(&mut clients);
+                eprintln!(
+                    "{name}: host 1 of 3 had {} of {CLIENTS} connections, and {} ended when it went; {} of {CLIENTS} ended when it came back",
+                    lost.len(),
+                    gone.len(),
+                    gone_later.len()
+                );
+                // Plain routes move connections of others, too.
+                assert!(gone.is_superset(&lost), "{name}");
+                if name == "resilient" {
+                    assert_eq!((gone, gone_later), (lost, BTreeSet::new()));
+                }
+                net.router.does("ip route del 10.99.0.10/32; ip nexthop del id 10");
             }
-            net.router.does("ip route del 10.99.0.10/32; ip nexthop del id 10");
-        }
+        });
     });
 }
