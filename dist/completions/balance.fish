@@ -7,7 +7,7 @@ complete -c balance -l starttls -d 'Answer clients that ask for TLS in this prot
 complete -c balance -l greeting-timeout -d 'Time a client has for its PROXY header or first bytes [default: 3s]' -r -f
 complete -c balance -s B -l source -d 'Connect to channels from this address, or from several in turn' -r -f -a "(__fish_print_hostnames)"
 complete -c balance -s t -l connect-timeout -d 'Time a channel has to accept a connection [default: 5s]' -r -f
-complete -c balance -l race -d 'Also try the next channel when one has not answered after TIME [default: 0 (only when it has failed)]' -r -f
+complete -c balance -l race -d 'Also try the next channel when one has not answered after TIME [default: 0 (only after a failure)]' -r -f
 complete -c balance -l resolve -d 'Look up the names of channels again every TIME [default: 30s; 0 means only at the start]' -r -f
 complete -c balance -l dns -d 'Ask these name servers instead of the system\'s resolver [default: the system\'s resolver]' -r -f
 complete -c balance -s T -l idle-timeout -d 'Close a connection after this long without a byte [default: 0 (never)]' -r -f
@@ -119,7 +119,7 @@ complete -c balance -l transparent -d 'Connect to channels from the client\'s ow
 complete -c balance -s a -l disable-on-failure -l autodisable -d 'Disable a channel whose connect fails, until you enable it'
 complete -c balance -s H -l hash-failover -d 'Let clients of a hash group go to its other channels when theirs is down'
 complete -c balance -l no-eject -d 'Keep using channels whose connect fails'
-complete -c balance -l refuse-when-down -d 'Close the port while no channel is up'
+complete -c balance -l refuse-when-down -d 'Close the port while no channel is usable'
 complete -c balance -s i -l interactive -d 'Open an interactive shell'
 complete -c balance -l list -d 'List all instances and services on this machine'
 complete -c balance -s f -l foreground -d 'Stay in the foreground'

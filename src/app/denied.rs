@@ -17,8 +17,8 @@ use rustix::fs::{Access, AtFlags, CWD};
 use crate::process::FenceState;
 
 /// The hint if Landlock refuses a file that was not known at the start.
-const FENCED: &str = "--landlock: balance can open only files in the directories that it was started with; put it into one of these, \
-                      or restart balance (also if such a directory was made again)";
+const FENCED: &str = "--landlock: balance can open only files in the directories that it was started with; put the file \
+                      into one of these, or restart balance. If you have created one of these directories again, restart balance";
 /// The mark of that hint.
 const MARK: &str = "--landlock: ";
 /// Files that lookups of names read. The system's resolver does not say which of them it could not open.

@@ -298,7 +298,8 @@ pub(super) fn bind(
         }
         Err(e) => {
             let cause = format!(
-                "{e}; no command will find this instance. Set BALANCE_RUN_DIR to a directory of yours, here and for balance -c"
+                "{e}; no command will find this instance; to stop it, find its pid by ss -ltnp, and type kill PID. Set BALANCE_RUN_DIR to a \
+                 directory of yours, here and for balance -c"
             );
             log.tell(&Event::NoRendezvous { cause });
             Ok(None)

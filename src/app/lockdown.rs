@@ -6,8 +6,11 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Group};
 
 use super::environment::Environment;
 use super::origin::Origin;
@@ -93,13 +96,27 @@ pub(super) fn warn_of_closed_files(source: &Source, log: &Log) {
     });
     for path in members {
         if let Err(e) = File::open(&path) {
+            let advice = match e.kind() {
+                io::ErrorKind::PermissionDenied if path.symlink_metadata().is_ok() => {
+                    format!(". Let the user read it: {}", opening(&path))
+                }
+                _ => String::new(),
+            };
             let text = format!(
-                "--user: a reload will not be able to read {}: {e}; at the start, root read it",
+                "--user: a reload will not be able to read {}: {e}; at the start, root read it{advice}",
                 path.display()
             );
             log.tell(&Event::Note { severity: Severity::Warning, text });
         }
     }
+}
+
+/// The commands with which root lets the user read a file or a directory.
+fn opening(path: &Path) -> String {
+    let group = Gid::effective();
+    let name = Group::from_gid(group).ok().flatten().map_or_else(|| group.to_string(), |group| group.name);
+    let mode = if path.is_dir() { "750" } else { "640" };
+    format!("chgrp {name} {0}; chmod {mode} {0}", path.display())
 }
 
 /// Closes all other files off. If the kernel cannot do that, balance logs it and serves all the same.

@@ -229,7 +229,7 @@ impl Lookups {
                     None => Addresses::unknown(host, port).lazily(true),
                 });
             }
-            found => found.map_err(|error| meant_as_address(error, channel))?,
+            found => found.map_err(|error| with_advice(error, channel))?,
         };
         if let Some(why) = resolve::why_no_zone(host, &found) {
             return Err(wrong(why));
@@ -332,14 +332,21 @@ impl Lookups {
     }
 }
 
-/// For compatibility, `fe80::1` is the host `fe80` with at most one connection. If there is no such host, the
-/// message says how to write the address.
-fn meant_as_address(mut error: LineError, channel: &ChannelSpec) -> LineError {
-    let word = channel.typed.text.split(',').next().unwrap_or_default();
-    if let (Wrong::Address { why, .. }, Ok(ip)) = (&mut error.wrong, word.parse::<Ipv6Addr>())
-        && !channel.host.contains(':')
-    {
-        why.push_str(&format!("; the IPv6 address is written [{ip}]"));
+/// Adds to the message what to write instead. For compatibility, `fe80::1` is the host `fe80` with at most one
+/// connection.
+fn with_advice(mut error: LineError, channel: &ChannelSpec) -> LineError {
+    let typed = &channel.typed.text;
+    let word = typed.split(',').next().unwrap_or_default();
+    if let Wrong::Address { why, .. } = &mut error.wrong {
+        match word.parse::<Ipv6Addr>() {
+            Ok(ip) if !channel.host.contains(':') => {
+                why.push_str(&format!("; the IPv6 address is written [{ip}]"));
+            }
+            Err(_) if channel.host.contains(|c: char| c.is_ascii_alphabetic()) => {
+                why.push_str(&format!("; if the name comes later, write {typed},lazy"));
+            }
+            _ => {}
+        }
     }
     error
 }

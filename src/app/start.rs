@@ -516,8 +516,8 @@ fn warn_of_what_is_odd(settings: &ProcessSpec, services: &[&Prepared], foregroun
             // port.
             if let Some(port) = ports.get(name) {
                 tell(format!(
-                    "service {name}: this is also the name of port {port}, and when this process has ended, a command for \
-                     {name} reaches that port"
+                    "service {name}: this is also the name of port {port}. While this process does not run, commands for \
+                     {name} go to the instance on port {port}. Choose another name"
                 ));
             }
         }

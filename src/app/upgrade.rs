@@ -276,13 +276,13 @@ impl Upgrader {
     fn begin(&self) -> Result<(), String> {
         if process::is_init() {
             return Err(
-                "this is the first process of its container, which ends with it; start another container"
+                "it is the first process of its container, and the container would end with it; start a second container"
                     .to_owned(),
             );
         }
         if let Some(init) = process::init_that_ends_with_us(&self.origin.argv) {
             return Err(format!(
-                "its parent is {init}, the first process of its container, which ends with it; start another container"
+                "its parent is {init}, the first process of its container, and the container would end with it; start a second container"
             ));
         }
         if self.is_receiving() {

@@ -49,13 +49,15 @@ const STATUS: &[(&str, &str)] = &[
     (
         "71",
         "balance cannot listen on the address or open the file of --access-log, --replace was refused, the limit of open files \
-         is too low, balance may not become the user of --user, or the system lacks the congestion control of --loopback-congestion; the message names the cause",
+         is too low, balance may not become the user of --user, or the system lacks the congestion control of --loopback-congestion; \
+         -c: reopen cannot open the file of --access-log. The message names the cause",
     ),
     ("74", "-c, --list: the answer could not be written"),
-    ("75", "-c: wait timed out, or another process was taking over: try again"),
+    ("75", "-c: wait timed out, another process was taking over, or 16 taps are open: try again"),
+    ("77", "-c: upgrade PATH or tap by a member of --control-group"),
     (
         "78",
-        "a file of --file cannot be read or has errors; -c: a reload failed, and the last line of the answer says whether \
+        "a file of --file, --allow or --deny cannot be read or has errors; -c: a reload failed, and the last line of the answer says whether \
          nothing was changed, or not everything is as the files say",
     ),
 ];
@@ -117,7 +119,7 @@ const SIGNALS: &[(&str, &str)] = &[
         "TERM",
         "frees the ports at once, and serves the existing connections until they end, for --drain-timeout at most. Then balance \
          exits with 0. Without connections it exits at once. A second TERM closes all connections at once. The command kill \
-         frees the port too, and lets connections live as long as they like",
+         frees the port too, and lets connections continue without a time limit",
     ),
     ("INT, QUIT", "end the process at once: it frees the ports, closes its connections and exits with 0"),
     (

@@ -205,7 +205,7 @@ pub enum FindError {
         pid: u32,
     },
     /// It does not send its greeting in time, or closes the connection before.
-    #[error("balance: the instance at {} does not answer: {cause}", .path.display())]
+    #[error("balance: the instance at {} does not answer: {cause}{}", .path.display(), advice(cause))]
     Silent {
         /// The entry.
         path: PathBuf,
@@ -262,6 +262,16 @@ impl FindError {
     /// This error, or `other` if this one says only that no instance was found.
     fn or_else(self, other: impl FnOnce() -> Self) -> Self {
         if matches!(self, Self::None) { other() } else { self }
+    }
+}
+
+/// How to see why an instance does not answer, if it is still there.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
+            "; balance --list shows its pid, and ps -o stat= -p PID prints T if it is stopped"
+        }
+        _ => "",
     }
 }
 

@@ -393,7 +393,7 @@ impl Event {
             | Self::HookFailed { .. }
             | Self::HookBehind { .. }
             | Self::LinesDropped { .. } => Severity::Warning,
-            Self::NoChannelUp | Self::ChannelUpAgain { .. } | Self::Refusing => Severity::Error,
+            Self::NoChannelUp | Self::Refusing => Severity::Error,
             Self::Autodisabled { .. }
             | Self::Ejected { .. }
             | Self::Returned { .. }
@@ -403,6 +403,7 @@ impl Event {
             | Self::ChannelUp { .. }
             | Self::Resolved { .. }
             | Self::ResolveBack { .. }
+            | Self::ChannelUpAgain { .. }
             | Self::Welcoming
             | Self::MaxConnections { .. }
             | Self::ClientsRefused { .. }

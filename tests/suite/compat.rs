@@ -151,6 +151,8 @@ fn an_invalid_address_is_told_with_the_reason_in_a_second_line() {
     let (first, second) = said.split_once('\n').expect("two lines");
     assert_eq!(first, "unknown or invalid address [no-such-host.invalid:80]");
     assert!(second.starts_with("balance: no host 'no-such-host.invalid': "), "{said}");
+    let advice = "; if the name comes later, write no-such-host.invalid:80,lazy\n";
+    assert!(second.ends_with(advice), "{said}");
 }
 
 #[test]

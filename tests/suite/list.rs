@@ -77,6 +77,11 @@ fn every_service_is_a_line_and_what_does_not_answer_is_listed_too() {
     assert_row(&listed, web, many.pid(), ["-", "-", "not-answering", "-"]);
     assert_row(&listed, other, many.pid(), ["-", "-", "not-answering", "-"]);
     assert_row(&listed, single, pid, ["1/1", "0", "serving", "-"]);
+    let asked = ["-b", &web.ip().to_string(), "-c", "show", &web.port().to_string()];
+    let asked = Run::balance(directory).args(asked).finish().code(69);
+    let advice =
+        "timed out; balance --list shows its pid, and ps -o stat= -p PID prints T if it is stopped\n";
+    assert!(asked.stderr.ends_with(advice), "{asked}");
 
     // What a killed one leaves behind goes, and nothing else.
     let before = entries(directory);

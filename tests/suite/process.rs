@@ -554,7 +554,7 @@ fn as_pid_1_it_stays_in_front_and_stops_on_sigterm() {
     let replace = ["-f", "-b", &ip, "--replace", &port, &server.to_string()];
     let refused = Run::balance(&directory).args(replace).finish();
     assert_eq!(refused.code, 71, "{refused}");
-    let why = "does not hand its port over: this is the first process of its container";
+    let why = "does not hand its port over: it is the first process of its container";
     assert!(refused.stderr.contains(why), "{refused}");
     kill_process(pid, Signal::TERM).expect("our own process");
     let status = eventually("its end", || unshare.0.try_wait().expect("our own child"));
@@ -815,7 +815,7 @@ fn an_upgrade_that_would_end_the_container_is_refused() {
             (show.code == 0).then_some(())
         });
         let upgrade = Run::balance(&directory).args(["-b", &ip, "-c", "upgrade", &port]).finish();
-        let why = ", the first process of its container, which ends with it; start another container";
+        let why = ", the first process of its container, and the container would end with it; start a second container";
         let is_refused = upgrade.code == 69 && upgrade.stdout.contains(why);
         assert_eq!(is_refused, refused, "{init} {entry}: {upgrade}{}", said());
         if refused {

@@ -248,7 +248,7 @@ fn a_socket_that_was_passed_is_never_shut_down() {
     instance.directory.file("services", &t);
     let removed = instance.ctl("reload").code(0).stdout;
     let why =
-        format!("service s is removed; systemd still listens on {place}, and clients wait there for nobody");
+        format!("service s is removed; systemd still listens on {place}, and clients get no answer there");
     assert!(removed.contains(&why), "{removed}");
     assert!(listens(), "it is the other's now");
     let waits = std::net::TcpStream::connect(place).expect("the kernel lets it in");

@@ -339,7 +339,7 @@ fn a_directory_that_others_may_change_is_not_used_and_that_is_said() {
         // It serves all the same, and is found by nobody.
         let started = balance(&["-b", "127.0.0.1", &port, "127.0.0.1:9"]).code(0);
         let is_told = started.stderr.contains("event=no_rendezvous") && started.stderr.contains("chmod +t");
-        assert!(is_told, "{started}");
+        assert!(is_told && started.stderr.contains("find its pid by ss -ltnp"), "{started}");
         let asked = balance(&["-b", "127.0.0.1", "-c", "show", &port]).code(69);
         assert!(asked.stderr.starts_with("no master process, exiting.\n"), "{asked}");
         if run == commons.run {

@@ -924,7 +924,7 @@ fn options_for_ports_and_addresses_are_refused() {
         (&["--refuse-when-down"], "--refuse-when-down is for TCP ports"),
         (&["--freebind"], "--freebind is for TCP ports"),
         (&["--allow", "10.0.0.0/8"], "--allow goes by the addresses of clients"),
-        (&["--accept-proxy", "1.2.3.4"], "--accept-proxy names nobody who can connect here"),
+        (&["--accept-proxy", "1.2.3.4"], "--accept-proxy has no sender that can connect to this service"),
         (&["--socket-mode", "9"], "--socket-mode '9' is not a mode"),
         (&["--socket-mode", "77"], "--socket-mode '77' is not a mode"),
         (&["--socket-mode", "1777"], "--socket-mode '1777' is not a mode"),
@@ -941,7 +941,10 @@ fn options_for_ports_and_addresses_are_refused() {
     assert!(refused.stderr.contains("--socket-mode is for a service that listens on the socket of a path"));
     let refused =
         Run::balance(&directory).args(["--check-only", "--accept-proxy", "unix", "80", "a:1"]).finish();
-    assert!(refused.stderr.contains("--accept-proxy names nobody who can connect here"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("--accept-proxy has no sender that can connect to this service"),
+        "{refused:?}"
+    );
     for senders in ["any", "1.2.3.4,unix"] {
         for port in ["80", "unix:/run/x.sock"] {
             let args = ["--check-only", "--accept-proxy", senders, port, "127.0.0.1:1"];

@@ -212,7 +212,7 @@ impl RosterEntry {
         match passed.is_empty() {
             true => String::new(),
             false => format!(
-                "; systemd still listens on {}, and clients wait there for nobody: stop its .socket unit",
+                "; systemd still listens on {}, and clients get no answer there: stop its .socket unit",
                 words(&passed)
             ),
         }

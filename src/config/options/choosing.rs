@@ -21,7 +21,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "hash-failover",
         help: "Let clients of a hash group go to its other channels when theirs is down",
         more: "The clients of a channel that is down go to the other channels of the group. Without the option they go to the \
-               next group, and are closed if there is none. Example: balance -H 80 web1 web2 web3 %",
+               next group, and balance closes their connections if there is none. Example: balance -H 80 web1 web2 web3 %",
         read: |draft, _| set(&mut draft.service.hash_failover, true),
         print: |draft| draft.service.hash_failover.to_string(),
         ..PLAIN

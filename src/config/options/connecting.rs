@@ -78,7 +78,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         long: "race",
         value: TIME,
         help: "Also try the next channel when one has not answered after TIME",
-        default: "0 (only when it has failed)",
+        default: "0 (only after a failure)",
         more: "The first channel that answers gets the client. balance resets the other attempts, and they do not count as failed. After each \
                further TIME, it tries one more. So a machine that has gone costs a client this time instead of that of -t, and balance tries \
                such a channel in the background. The channels are those of one group; in a hash group there is a next one only with -H. Set \

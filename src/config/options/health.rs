@@ -214,9 +214,9 @@ pub(in super::super) static ROWS: &[Row] = &[
     },
     Row {
         long: "refuse-when-down",
-        help: "Close the port while no channel is up",
-        more: "Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed. A channel is up when it is \
-               enabled, has a weight above 0, and is neither ejected nor down. A channel that is full is up. Made for Linux. Example: \
+        help: "Close the port while no channel is usable",
+        more: "Clients are then refused at once (ECONNREFUSED) instead of being accepted and closed. A channel is usable when it is \
+               enabled, has a weight above 0, and is neither ejected nor down. A full channel is usable. Made for Linux. Example: \
                balance --refuse-when-down 80 web1 web2",
         read: |draft, _| set(&mut draft.service.refuse_when_down, true),
         print: |draft| draft.service.refuse_when_down.to_string(),

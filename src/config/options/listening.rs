@@ -106,7 +106,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         print: |draft| draft.service.accept_proxy.as_ref().map_or_else(String::new, print_senders),
         needs: &[Need {
             is_met: Draft::hears_senders,
-            wrong: "names nobody who can connect here: for a Unix socket write unix, for a port the addresses of proxies, or any",
+            wrong: "has no sender that can connect to this service: for a Unix socket write unix, for a port the addresses of proxies, or any",
         }],
         joins: true,
         ..PLAIN

@@ -137,7 +137,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: Value::Path,
         scope: Scope::Process,
         help: "Keep what commands change, in this file, over a restart",
-        more: "What commands change at run time (disable, enable, weight, maxc, create, assign, remove, policy) is written \
+        more: "What commands change at run time (disable, enable, weight, maxc, create, assign, remove, policy, deny, undeny) is written \
                to FILE, at \
                most once a second, and applied when balance starts again. If the line of a channel was edited meanwhile, \
                the line wins. balance renames a FILE that is damaged or of another format to FILE.bad, and starts without \
@@ -263,7 +263,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         value: Value::Word("NAME[:GROUP]"),
         scope: Scope::Process,
         help: "Run as this unprivileged user",
-        more: "Started as root, balance becomes NAME before it opens anything. Of root's powers it keeps one: to listen on ports \
+        more: "Started as root, balance reads the files of --file, and becomes NAME before it opens anything else. Of root's powers it keeps one: to listen on ports \
                below 1024, at the start and after a reload (CAP_NET_BIND_SERVICE). With --transparent it keeps CAP_NET_ADMIN, too. Programs of checks and of --event-program do \
                not get it. No program that balance starts can gain privileges (no_new_privs), core files are off, and \
                --landlock closes all other files. NAME must be able to read the configuration and to write the logs and the state \
@@ -293,7 +293,7 @@ pub(in super::super) static ROWS: &[Row] = &[
         scope: Scope::Process,
         help: "Let balance open only the files that it needs",
         default: "on with --user",
-        more: "balance can then read the directories of its configuration, lists, tokens and certificates, and what the system \
+        more: "balance can then read the directories of its configuration, lists and tokens, and what the system \
                needs to look names up. It can write in the directories of its logs, its state file and its control socket. The kernel \
                (Linux 5.13 or later) refuses all else, also to programs of checks, which can read the system's programs and write in \
                /tmp. The directories are those of the start: a file elsewhere needs a restart. The command doctor says \
