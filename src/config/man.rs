@@ -219,7 +219,7 @@ fn own_sections() -> Roff {
     roff.control("PP", []);
     roff.text([roman(
         "The source has one page for each task in docs/. To begin: start.md, migrate.md, install.md, systemd.md, containers.md. Servers: \
-         databases.md, mail.md, ssh.md, rolling-restart.md, server-dies.md, health.md, pause.md, policies.md, names.md, unix-sockets.md, \
+         databases.md, mail.md, ssh.md, tls.md, rolling-restart.md, server-dies.md, health.md, pause.md, policies.md, names.md, unix-sockets.md, \
          port-ranges.md, routing.md, proxy-protocol.md, access.md. Several hosts: pair.md, many.md. Operation: file.md, reload.md, upgrade.md, \
          stop.md, state.md, control.md, observability.md, json.md, sizing.md, troubleshooting.md. More: reference.md, glossary.md, compatibility.md, performance.md, \
          conformance.md, compared.md, inside.md.",
