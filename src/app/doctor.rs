@@ -87,6 +87,7 @@ impl Watch {
             sources,
             transparent,
             dropped_lines: self.log.dropped_lines(),
+            logs_to_syslog: self.log.is_syslog(),
             access_lines_dropped: self.access.as_ref().map_or(0, |scribe| scribe.access().dropped()),
             access_trouble: self.access.as_ref().and_then(Scribe::trouble),
             state_trouble: self.bell.trouble(),

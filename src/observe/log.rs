@@ -207,6 +207,12 @@ impl Log {
         self.inner.dropped.load(Ordering::Relaxed)
     }
 
+    /// Does it go to the local syslog, as in the background?
+    pub fn is_syslog(&self) -> bool {
+        let sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(sink.way, Destination::Syslog(_))
+    }
+
     /// Prints this text if the log goes to stderr and that is a terminal. It is not an event.
     pub fn greet(&self, text: &str) {
         let mut sink = self.inner.sink.lock().unwrap_or_else(PoisonError::into_inner);

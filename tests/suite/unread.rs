@@ -70,6 +70,7 @@ fn nobody_reads((ours, theirs): Ends) {
     instance.ctl("weight 0 2").code(0);
     let told = instance.ctl("doctor").stdout;
     assert!(told.contains("advice log: ") && told.contains("the log has lost "), "{told}");
+    assert!(told.contains("Ctrl-Q in the terminal of balance"), "{told}");
     instance.await_show("all but one have gone", |rows| rows[0].c == 1 && rows[0].totalc == clients + 2);
     drop(held);
     instance.await_show("all have gone", |rows| rows[0].c == 0);

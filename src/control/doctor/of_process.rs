@@ -128,14 +128,23 @@ pub(super) fn log(case: &Case) -> Vec<Finding> {
     let mut found = Vec::new();
     match case.process.dropped_lines {
         0 => {}
-        lines => found.push(Finding::advice(
-            format!("the log has lost {}", counted(lines, "line")),
-            "the reader of stderr does not read, or there is no syslog",
-            format!(
-                "type Ctrl-Q in the terminal, restart the log's reader, or install a syslog daemon; until then read the last events with {}",
-                events()
-            ),
-        )),
+        lines => {
+            let (why, cure) = match case.process.logs_to_syslog {
+                true => (
+                    "no syslog daemon takes them from /dev/log",
+                    "install one, such as rsyslog, or start it again",
+                ),
+                false => (
+                    "the reader of stderr does not read",
+                    "type Ctrl-Q in the terminal of balance, or restart the log's reader",
+                ),
+            };
+            found.push(Finding::advice(
+                format!("the log has lost {}", counted(lines, "line")),
+                why,
+                format!("{cure}; until then read the last events with {}", events()),
+            ));
+        }
     }
     let lost = case.process.access_lines_dropped;
     match (lost, &case.process.access_trouble) {

@@ -31,6 +31,8 @@ pub struct ProcessSigns {
     pub transparent: Vec<WaySign>,
     /// Lines of the log that were lost because nobody read them.
     pub dropped_lines: u64,
+    /// The log goes to syslog, not to stderr.
+    pub logs_to_syslog: bool,
     /// Lines of the access log that could not be written.
     pub access_lines_dropped: u64,
     /// Why the access log cannot be written now.

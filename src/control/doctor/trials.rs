@@ -329,6 +329,20 @@ fn files_that_cannot_be_written_are_broken_and_landlock_has_another_cure() {
     );
     case.process.access_trouble = None;
     one(&case, "log", Gravity::Advice, "the access log has lost 3 lines");
+    (case.process.access_lines_dropped, case.process.dropped_lines) = (0, 2);
+    one(
+        &case,
+        "log",
+        Gravity::Advice,
+        "the log has lost 2 lines. Why: the reader of stderr does not read. Do: type Ctrl-Q",
+    );
+    case.process.logs_to_syslog = true;
+    one(
+        &case,
+        "log",
+        Gravity::Advice,
+        "no syslog daemon takes them from /dev/log. Do: install one, such as rsyslog,",
+    );
 }
 
 #[test]
