@@ -252,8 +252,8 @@ mod linux {
                     true => first_port.to_string(),
                     false => format!("{first_port}-{last_port}"),
                 };
-                commands
-                    .push(format!("{ip} rule add from {address} ipproto tcp sport {ports} lookup {MARK}"));
+                // 6 is TCP. By its name, `ip` finds it only where there is /etc/protocols.
+                commands.push(format!("{ip} rule add from {address} ipproto 6 sport {ports} lookup {MARK}"));
             }
             if lacks.remote.is_some() || !lacks.local.is_empty() {
                 let all = if is_v6 { "::/0" } else { "0.0.0.0/0" };
