@@ -334,7 +334,9 @@ pub(crate) fn offers_congestion(name: &str) -> io::Result<()> {
         Errno::NOENT => {
             io::Error::other("the system does not have it (sysctl net.ipv4.tcp_available_congestion_control)")
         }
-        Errno::PERM => io::Error::other("not for this user (sysctl net.ipv4.tcp_allowed_congestion_control)"),
+        Errno::PERM => io::Error::other(
+            "this user may not use it; reno is for all users (sysctl net.ipv4.tcp_allowed_congestion_control lists those that are)",
+        ),
         e => e.into(),
     })
 }

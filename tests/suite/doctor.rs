@@ -433,11 +433,11 @@ fn a_congestion_control_that_paces_loopback_is_found() {
         let instance = on_own(&[&to]);
         let line = finding(&instance, "congestion");
         assert!(
-            line.contains("1 channel on loopback") && line.contains("--loopback-congestion cubic"),
+            line.contains("1 channel on loopback") && line.contains("--loopback-congestion reno"),
             "{line}"
         );
         instance.end();
-        let instance = on_own(&["--loopback-congestion", "cubic", &to]);
+        let instance = on_own(&["--loopback-congestion", "reno", &to]);
         no_finding(&instance, "congestion");
         instance.end();
     });

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Direction, Directory, Instance, Received, Run, Server, Setup, Stream, eventually, own_address,
+    Client, Direction, Directory, Instance, Received, Run, Server, Setup, Stream, eventually, needs_root,
+    own_address,
 };
 use crate::queue::waiting;
 
@@ -134,6 +135,36 @@ fn bulk_within_the_host_has_the_congestion_control_that_was_asked_for() {
         .finish()
         .code(71);
     assert!(run.stderr.contains("--loopback-congestion nonesuch: the system does not have it"), "{run}");
+}
+
+#[test]
+fn a_congestion_control_for_root_alone_is_refused_to_a_user() {
+    if needs_root("a user without capabilities") {
+        return;
+    }
+    let list = |which: &str| {
+        let path = format!("/proc/sys/net/ipv4/tcp_{which}_congestion_control");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    let (available, allowed) = (list("available"), list("allowed"));
+    let is_allowed = |name: &&str| allowed.split_whitespace().any(|one| one == *name);
+    let Some(restricted) = available.split_whitespace().find(|name| !is_allowed(name)) else {
+        return eprintln!("LEFT OUT: this system allows all users all that it has");
+    };
+    let directory = Directory::new();
+    let as_nobody = |name: &str| {
+        let line = format!(
+            "exec setpriv --reuid 65534 --clear-groups balance --check-only --loopback-congestion {name} 80 127.0.0.1:9"
+        );
+        Run::script(&directory, &line).finish()
+    };
+    let refused = as_nobody(restricted).code(71);
+    let told =
+        format!("--loopback-congestion {restricted}: this user may not use it; reno is for all users ");
+    assert!(refused.stderr.contains(&told), "{refused}");
+    if is_allowed(&"reno") {
+        as_nobody("reno").code(0);
+    }
 }
 
 #[test]

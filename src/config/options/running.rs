@@ -97,8 +97,9 @@ pub(in super::super) static ROWS: &[Row] = &[
         help: "Set the congestion control of connections within this host",
         default: "the system's",
         more: "A congestion control that paces, such as bbr, halves the throughput of a connection to 127.0.0.0/8 or ::1. \
-               There, reno or cubic is faster. Connections to anywhere else keep the system's setting. Linux only. Example: \
-               balance --loopback-congestion cubic 80 127.0.0.1:8080",
+               There, reno or cubic is faster. Connections to anywhere else keep the system's setting. A user other than root, \
+               also that of --user, may use only those that net.ipv4.tcp_allowed_congestion_control lists. reno is one of \
+               them on every usual system. Linux only. Example: balance --loopback-congestion reno 80 127.0.0.1:8080",
         read: |draft, word| {
             let is_name = |name: &&str| {
                 !name.is_empty()

@@ -427,7 +427,7 @@ pub(super) fn congestion(case: &Case) -> Vec<Finding> {
                     counted(count, "channel")
                 ),
                 "bbr paces what it sends, and on loopback that costs most of the throughput",
-                "start balance with --loopback-congestion cubic, or sysctl -w net.ipv4.tcp_congestion_control=cubic",
+                "start balance with --loopback-congestion reno, or sysctl -w net.ipv4.tcp_congestion_control=cubic",
             );
             findings.push(found.of(&service.label));
         }
