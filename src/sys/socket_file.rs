@@ -445,16 +445,24 @@ fn of_directory(error: impl Into<io::Error>, directory: &Path) -> io::Error {
 /// Locks the directory, so that only one process at a time looks for an occupant and puts its own socket in
 /// place. `None`: another program holds the lock; then [`put`] finds any conflict.
 fn take_turn(directory: &OwnedFd) -> Option<OwnedFd> {
+    take_turn_with(directory, thread::sleep)
+}
+
+/// The same with this way to wait.
+fn take_turn_with(directory: &OwnedFd, mut wait: impl FnMut(Duration)) -> Option<OwnedFd> {
     let held = directory.try_clone().ok()?;
     let mut waited = Duration::ZERO;
-    while rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if waited >= TURN_WITHIN {
-            return None;
+    loop {
+        match rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(held),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if waited < TURN_WITHIN => {
+                wait(TURN_RETRY);
+                waited += TURN_RETRY;
+            }
+            // A directory that this process may not list cannot be locked, and some file systems have no locks.
+            Err(_) => return None,
         }
-        thread::sleep(TURN_RETRY);
-        waited += TURN_RETRY;
     }
-    Some(held)
 }
 
 /// The file at this name, if it may be replaced. `None`: there is no file.
@@ -885,6 +893,22 @@ mod tests {
         fs::set_permissions(directory.0.join(".7.89abcdef"), open).expect("our own");
         let refused = open_own(&parent, ".7.89abcdef").expect_err("others may write there");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_directory_that_cannot_be_locked() {
+        let directory = Directory::new("turn");
+        let open = |flags| {
+            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | flags;
+            rustix::fs::open(&directory.0, flags, Mode::empty()).expect("a directory")
+        };
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        assert!(take_turn_with(&open(OFlags::PATH), |_| panic!("it waits")).is_none());
+        let first = take_turn(&open(OFlags::RDONLY)).expect("nobody has it");
+        let mut waits = 0;
+        assert!(take_turn_with(&open(OFlags::RDONLY), |_| waits += 1).is_none());
+        assert_eq!(TURN_RETRY * waits, TURN_WITHIN);
+        drop(first);
     }
 
     #[test]
