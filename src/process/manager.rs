@@ -31,6 +31,10 @@ const MOST_KEPT: usize = 1_024;
 /// A message is given up if the manager does not take it within this time.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// How often the manager is told which process is the main one, if it does not take this: when the process that it
+/// takes for the main one ends, it ends all others.
+const MAIN_TOLD: usize = 30;
+
 /// The manager did not take the last message in time. Until it takes one again, messages about single
 /// listeners do not wait for it.
 static IS_DEAF: AtomicBool = AtomicBool::new(false);
@@ -62,7 +66,7 @@ pub fn tell_main_process(pid: u32) {
     if is_own {
         IS_ANOTHER.store(false, Ordering::SeqCst);
     }
-    tell(&format!("MAINPID={pid}"), &[]);
+    let _ = (0..MAIN_TOLD).any(|_| tell(&format!("MAINPID={pid}"), &[]));
     if !is_own {
         IS_ANOTHER.store(true, Ordering::SeqCst);
     }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -413,6 +414,42 @@ fn a_manager_that_does_not_read_holds_nobody_up() {
     assert_eq!(instance.named().1, "a");
     instance.ctl("kill").code(0);
     instance.wait();
+}
+
+/// When the old process ends, a manager that takes it for the main one ends the new one, too.
+#[test]
+fn a_manager_that_reads_late_learns_which_process_is_the_main_one() {
+    let server = Server::named("a");
+    let directory = Directory::new();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_nonblocking(true).expect("an option");
+    let setup = Setup::new().shell(&format!("export NOTIFY_SOCKET={};", path.display()));
+    let mut instance = setup.start(["PORT", &server.to_string()]);
+    let mut words = [0; 4096];
+    let mut next = || {
+        let length = manager.recv(&mut words).ok()?;
+        Some(String::from_utf8_lossy(&words[..length]).into_owned())
+    };
+    eventually("the start is told", || next().filter(|text| text.starts_with("READY=1")));
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("an option");
+    let old = instance.pid();
+    let told = thread::scope(|scope| {
+        let upgrade = scope.spawn(|| instance.upgrade());
+        // Nothing is read until the new process serves and the old one has tried for more than a second. Filled again and
+        // again: the old one reports its status until then.
+        while filler.send_to(b"filler", &path).is_ok() {}
+        thread::sleep(Duration::from_millis(2_500));
+        let told = eventually("the main process is told", || {
+            std::iter::from_fn(&mut next).find(|text| text.starts_with("MAINPID="))
+        });
+        upgrade.join().expect("it succeeds");
+        told
+    });
+    assert_ne!(instance.pid(), old);
+    assert_eq!(told, format!("MAINPID={}", instance.pid()));
+    instance.end();
 }
 
 /// If it never learned that the service has started, it would end it.
