@@ -225,7 +225,10 @@ mod tests {
 
     #[test]
     fn each_file_of_a_directory_that_cannot_be_read_is_named() {
-        let directory = std::env::temp_dir().join(format!("balance-lockdown-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!(
+            "balance-lockdown-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         std::fs::create_dir_all(&directory).expect("a directory");
         std::fs::write(directory.join("a.conf"), "80 web\n").expect("written");
         // The tests run as root, who may read every file that exists.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::control::directory::Directory;
 
@@ -13,10 +12,11 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     /// Creates an empty directory.
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("balance-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "balance-test-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        );
         let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("a scratch directory");
         Self(path)
     }

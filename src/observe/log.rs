@@ -422,7 +422,10 @@ mod tests {
 
     impl Directory {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("balance-log-{}-{name}", std::process::id()));
+            let path = std::env::temp_dir().join(format!(
+                "balance-log-{:016x}-{name}",
+                std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+            ));
             std::fs::create_dir_all(&path).expect("a temporary directory");
             Self(path)
         }

@@ -285,7 +285,10 @@ mod tests {
             judged(&UdpSocket::bind(("127.0.0.1", 0)).expect("a port")),
             is("a socket of another protocol")
         );
-        let path = std::env::temp_dir().join(format!("balance-passed-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "balance-passed-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         let at = PassedAddress::Path(path.as_os_str().as_encoded_bytes().to_vec());
         assert_eq!(judged(&UnixListener::bind(&path).expect("a socket")), Ok(at));
         std::fs::remove_file(path).expect("our own file");

@@ -29,7 +29,10 @@ struct Process {
 
 impl Process {
     fn start(name: &str, descriptors: u64) -> Self {
-        let directory = std::env::temp_dir().join(format!("balance-roster-{}-{name}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!(
+            "balance-roster-{:016x}-{name}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         fs::create_dir_all(&directory).expect("a directory");
         let (clock, log) = (Clock::start(), Log::kept(|| ()));
         let options = Options {

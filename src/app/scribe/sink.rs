@@ -499,7 +499,10 @@ mod tests {
 
     #[test]
     fn no_line_is_ever_a_mixture_of_two_whoever_wrote_the_half_of_it() {
-        let scratch = std::env::temp_dir().join(format!("balance-halves-{}", std::process::id()));
+        let scratch = std::env::temp_dir().join(format!(
+            "balance-halves-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         std::fs::create_dir_all(&scratch).expect("a temporary directory");
         let path = scratch.join("access.log");
         let write = |sink: &mut LineSink, text: &str| sink.write(text.as_bytes(), &|| false);
@@ -537,7 +540,10 @@ mod tests {
 
     #[test]
     fn what_goes_to_a_deleted_file_is_lost_and_counted() {
-        let scratch = std::env::temp_dir().join(format!("balance-deleted-{}", std::process::id()));
+        let scratch = std::env::temp_dir().join(format!(
+            "balance-deleted-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         let (directory, moved) = (scratch.join("logs"), scratch.join("moved"));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let path = directory.join("access.log");
@@ -573,7 +579,10 @@ mod tests {
 
     #[test]
     fn a_file_that_was_moved_away_is_left_and_one_that_was_truncated_goes_on() {
-        let directory = std::env::temp_dir().join(format!("balance-sink-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!(
+            "balance-sink-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        ));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let path = directory.join("access.log");
         let mut sink = LineSink::file(&path).expect("a new file");

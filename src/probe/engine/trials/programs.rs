@@ -13,8 +13,10 @@ impl Drop for Shop {
 
 impl Shop {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("balance-check-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "balance-check-{:016x}",
+            std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)
+        );
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).expect("a directory of ours");
         Self(path)
@@ -159,13 +161,13 @@ fn programs_wait_for_a_place_and_hold_up_no_sockets() {
     let shop = Shop::new();
     let check = shop.program("exec sleep 1000");
     for id in 0..40 {
-        lab.start(id, &[TARGET], check.clone(), Duration::from_millis(1_500));
+        lab.start(id, &[TARGET], check.clone(), Duration::from_secs(5));
     }
     lab.start(100, &[address], Check::Tcp, LONG);
     assert_eq!(lab.outcomes(1), [(100, Outcome::Up)]);
     assert!(lab.engine.programs.is_full());
     assert_eq!(lab.engine.waiting_programs.len(), 8);
-    let late: Vec<_> = (0..40).map(|id| (id, down("killed at the timeout of 1.5s"))).collect();
+    let late: Vec<_> = (0..40).map(|id| (id, down("killed at the timeout of 5s"))).collect();
     assert_eq!(lab.outcomes(40), late);
     lab.run_until(|lab| lab.engine.programs.running == 0 && lab.has_all_back());
 }
