@@ -296,11 +296,12 @@ pub(super) fn manage(
         socket,
         table: parts.table.clone(),
         resolve: Arc::new(move |wanted| {
-            // 3.57 has one answer for all causes, so the cause is only logged.
+            // 3.57 has one answer for all causes, so the cause is logged, and `balance -c` prints it on stderr.
             let ports = of_line.read().unwrap_or_else(PoisonError::into_inner).spec.listen.ports.clone();
-            resolve_channel(wanted, &ports).inspect_err(|e| {
-                let text = format!("no address for {}: {e}", wanted.host);
-                heard.tell(&Event::Note { severity: Severity::Notice, text });
+            resolve_channel(wanted, &ports).map_err(|why| {
+                let why = format!("no address for {}: {why}", wanted.host);
+                heard.tell(&Event::Note { severity: Severity::Notice, text: why.clone() });
+                why
             })
         }),
         kill: Arc::new(move || {
@@ -398,9 +399,9 @@ fn changed_ways(served: &Served, written: &Arc<RwLock<Written>>, clock: Clock) -
     }
 }
 
-fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Addresses> {
+fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> Result<Addresses, String> {
     if wanted.host.starts_with(UnixName::PREFIX) {
-        let name: UnixName = wanted.host.parse().map_err(io::Error::other)?;
+        let name: UnixName = wanted.host.parse::<UnixName>().map_err(|error| error.to_string())?;
         return Ok(Addresses::from(Address::Unix(name)).named(&name.to_string()));
     }
     // Brackets around an IPv6 address are accepted, but `save` must print the host as the command line takes
@@ -408,9 +409,10 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
     let inside = wanted.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let host = inside.filter(|inside| inside.contains(':')).unwrap_or(&wanted.host);
     if !config::is_host(host) || host.contains(',') {
-        return Err(io::Error::other("that cannot be a host"));
+        return Err("that cannot be a host".to_owned());
     }
-    let named = |name: &str| resolve::service_port(name).ok_or_else(|| io::Error::other("no such service"));
+    let unknown = |name: &str| format!("no service '{name}' is known; give a number from 1 to 65535");
+    let named = |name: &str| resolve::service_port(name).ok_or_else(|| unknown(name));
     let port = match (&wanted.port, service) {
         (Port::Number(number), _) => number.get(),
         (Port::Service(name), _) | (Port::OfService, PortsSpec::One(PortWord::Name(name))) => named(name)?,
@@ -418,14 +420,14 @@ fn resolve_channel(wanted: &HostPort, service: &PortsSpec) -> io::Result<Address
         // 0: the port that each client came to.
         (Port::OfService, PortsSpec::Range(_)) => 0,
         (Port::OfService, PortsSpec::Unix(_)) => {
-            return Err(io::Error::other("clients come by a Unix socket, which has no port; give one"));
+            return Err("clients come by a Unix socket, which has no port; give one".to_owned());
         }
     };
-    let found = resolve::addresses(host, port)?;
+    let found = resolve::addresses(host, port).map_err(|error| error.to_string())?;
     if let Some(why) = resolve::why_no_zone(host, &found) {
-        return Err(io::Error::other(why));
+        return Err(why);
     }
     Addresses::new(found.into_iter().map(Address::from).collect())
         .map(|addresses| addresses.named(host))
-        .ok_or_else(|| io::Error::other("the name has no address"))
+        .ok_or_else(|| "the name has no address".to_owned())
 }

@@ -146,7 +146,8 @@ impl Client {
             && command::is_change(line)
         {
             body(&format!("{why}\n"), false);
-            return Ok(Status { code: UNAVAILABLE, group: 0, end: true, service: None, is_draining: false });
+            let (service, cause) = (None, None);
+            return Ok(Status { code: UNAVAILABLE, group: 0, end: true, service, is_draining: false, cause });
         }
         // The instance must see one line, whatever the text holds. A newline separates commands as `;` does.
         let mut sent: Vec<u8> = line.iter().map(|&byte| if byte == b'\n' { b';' } else { byte }).collect();

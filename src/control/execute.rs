@@ -5,7 +5,6 @@
 //! Source: docs/control.md, "Commands".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::io;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -43,7 +42,8 @@ impl Default for Session {
 #[derive(Debug)]
 pub struct PreparedCommand {
     command: Command,
-    addresses: Option<Addresses>,
+    /// An error is why there is no address.
+    addresses: Result<Addresses, String>,
 }
 
 /// The result of a command.
@@ -148,8 +148,9 @@ pub enum Reply {
     UnknownGroup,
     /// The number is not possible for a group.
     OutOfRange,
-    /// The word is not an address, or its name could not be looked up.
-    InvalidAddress,
+    /// The word is not an address, or its name could not be looked up, for this reason. 3.57 has one answer
+    /// for all reasons, so this one goes elsewhere: see [`Reply::cause`].
+    InvalidAddress(String),
     /// Only a disabled channel can get another address.
     MustBeDisabled,
     /// An enabled channel, or one with connections, cannot be removed.
@@ -292,6 +293,15 @@ pub enum Effect {
 }
 
 impl Reply {
+    /// Why the command failed, if the answer cannot say so because it is that of 3.57. `balance -c` prints it
+    /// on stderr.
+    pub fn cause(&self) -> Option<&str> {
+        match self {
+            Self::InvalidAddress(why) => Some(why),
+            _ => None,
+        }
+    }
+
     /// What the caller still has to do for this reply; `None`: nothing.
     pub fn effect(&self) -> Option<Effect> {
         match self {
@@ -306,14 +316,16 @@ impl Reply {
 
 /// Looks up the address of a command that has one. This can take as long as the resolver takes, and does not
 /// touch the table.
-pub fn prepare(command: Command, resolve: impl Fn(&HostPort) -> io::Result<Addresses>) -> PreparedCommand {
+pub fn prepare(
+    command: Command,
+    resolve: impl Fn(&HostPort) -> Result<Addresses, String>,
+) -> PreparedCommand {
     let target = match &command {
         Command::Create { target, .. } | Command::Assign { target, .. } => target.as_ref(),
         _ => None,
     };
-    // The command language has one answer for every failed lookup, `invalid address`, so the cause is dropped
-    // here.
-    let addresses = target.and_then(|target| resolve(target).ok());
+    let none = || Err("write HOST PORT with a port from 1 to 65535, or unix:/PATH".to_owned());
+    let addresses = target.map_or_else(none, resolve);
     PreparedCommand { command, addresses }
 }
 
@@ -491,15 +503,15 @@ fn change_group(number: &Number, session: &mut Session) -> Reply {
 
 fn create(
     group: GroupId,
-    addresses: Option<Addresses>,
+    addresses: Result<Addresses, String>,
     manner: Result<ChannelManner, String>,
     table: &mut Table,
 ) -> Reply {
     match (manner, addresses) {
         (Err(why), _) => Reply::WrongOptions(why),
-        (_, None) => Reply::InvalidAddress,
+        (_, Err(why)) => Reply::InvalidAddress(why),
         // A new channel starts disabled, so that a typing error in its address costs no client.
-        (Ok(manner), Some(addresses)) => {
+        (Ok(manner), Ok(addresses)) => {
             let made = table.create(group, addresses, None, AdminState::Disabled);
             let set = made.and_then(|channel| table.set_manner(ChannelKey { group, channel }, manner));
             edited(set, Reply::Created)
@@ -509,14 +521,14 @@ fn create(
 
 fn assign(
     found: Option<(ChannelKey, ChannelSnapshot)>,
-    addresses: Option<Addresses>,
+    addresses: Result<Addresses, String>,
     table: &mut Table,
 ) -> Reply {
     match (found, addresses) {
         (None, _) => Reply::UnknownChannel,
         (Some((_, before)), _) if before.state == AdminState::Enabled => Reply::MustBeDisabled,
-        (Some(_), None) => Reply::InvalidAddress,
-        (Some((key, _)), Some(addresses)) => edited(table.assign(key, addresses), Reply::Reassigned),
+        (Some(_), Err(why)) => Reply::InvalidAddress(why),
+        (Some((key, _)), Ok(addresses)) => edited(table.assign(key, addresses), Reply::Reassigned),
     }
 }
 

@@ -36,7 +36,7 @@ pub fn exit_code(reply: &Reply) -> u8 {
         | Reply::UnknownChannel
         | Reply::UnknownGroup
         | Reply::OutOfRange
-        | Reply::InvalidAddress
+        | Reply::InvalidAddress(_)
         | Reply::MustBeDisabled
         | Reply::MustBeUnused
         | Reply::WeightOutOfRange
@@ -287,7 +287,7 @@ fn write(out: &mut String, reply: &Reply) -> fmt::Result {
         Reply::UnknownChannel => writeln!(out, "unknown channel"),
         Reply::UnknownGroup => writeln!(out, "unknown group"),
         Reply::OutOfRange => writeln!(out, "value out of range"),
-        Reply::InvalidAddress => writeln!(out, "invalid address"),
+        Reply::InvalidAddress(_) => writeln!(out, "invalid address"),
         Reply::MustBeDisabled => writeln!(out, "channel must be disabled to assign new address"),
         Reply::MustBeUnused => {
             writeln!(out, "channel must be disabled and without connections to be removed")

@@ -6,7 +6,6 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
@@ -44,7 +43,7 @@ pub struct ManagedService {
     /// Its table.
     pub table: SharedTable,
     /// Looks up an address. This may take time.
-    pub resolve: Arc<dyn Fn(&HostPort) -> io::Result<Addresses> + Send + Sync>,
+    pub resolve: Arc<dyn Fn(&HostPort) -> Result<Addresses, String> + Send + Sync>,
     /// Closes the TCP listeners and leaves the connections open; `true` = done. Called after its entry was
     /// removed, and perhaps more than once.
     pub kill: Arc<dyn Fn() -> bool + Send + Sync>,

@@ -85,10 +85,13 @@ pub fn one_shot(options: &OneShot) -> u8 {
         let (outcome, mut printer) =
             ask_once(&mut client, &options.text, is_change, Printer::new(io::stdout().lock()));
         match outcome {
-            AskOutcome::Answered(code) => {
+            AskOutcome::Answered(code, cause) => {
                 let code = printer.end(code);
                 if code == USAGE {
                     explain(options);
+                }
+                if let Some(cause) = cause {
+                    complain(&format!("balance: {cause}"));
                 }
                 return code;
             }
@@ -193,7 +196,8 @@ fn finish(watched: Result<u8, WatchError>, end: impl FnOnce(u8) -> u8) -> u8 {
 
 /// The outcome of sending the commands once.
 enum AskOutcome {
-    Answered(u8),
+    /// The exit code, and why commands failed whose answers do not say so.
+    Answered(u8, Option<String>),
     /// Nothing was printed, and the commands were not carried out or may be carried out twice. So they can be
     /// sent to another process.
     NotDone(NotDone),
@@ -229,11 +233,11 @@ fn ask_once<W: Write>(
     });
     let outcome = match asked {
         Ok(status) if held && status.code == HANDED_OVER => AskOutcome::NotDone(NotDone::HandedOver),
-        Ok(status) => AskOutcome::Answered(status.code),
+        Ok(status) => AskOutcome::Answered(status.code, status.cause),
         Err(AskError::Unheard) if !is_printed => AskOutcome::NotDone(NotDone::Gone),
         Err(AskError::Gone) if !is_printed && !is_change => AskOutcome::NotDone(NotDone::Gone),
         Err(AskError::Gone | AskError::Unheard) if is_change => AskOutcome::Unknown,
-        Err(error) => AskOutcome::Answered(gone(&error)),
+        Err(error) => AskOutcome::Answered(gone(&error), None),
     };
     (outcome, printer)
 }
@@ -444,7 +448,7 @@ mod tests {
     /// The exit code after this text is answered.
     fn answered(instance: &Instance, text: &[u8], printer: Printer<impl Write>) -> u8 {
         let (outcome, printer) = ask_once(&mut client(instance), text, command::is_change(text), printer);
-        let AskOutcome::Answered(code) = outcome else { panic!("no answer to {text:?}") };
+        let AskOutcome::Answered(code, _) = outcome else { panic!("no answer to {text:?}") };
         printer.end(code)
     }
 

@@ -40,6 +40,8 @@ use crate::sched::{ChannelKey, GroupId};
 
 /// A client that does not read its answer for this long is disconnected.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Up to this many failed commands of a line say why.
+const MOST_CAUSES: usize = 3;
 /// The pause before waiting again if poll(2) fails.
 const POLL_RETRY: Duration = Duration::from_millis(5);
 /// The pause before accepting again if there are no descriptors.
@@ -844,6 +846,7 @@ fn converse(open: &SessionGuard, stream: &UnixStream, uid: u32, is_late: bool) -
                     end: false,
                     service: shared.label_of(&conversation),
                     is_draining: shared.is_draining(&conversation),
+                    cause: None,
                 }
             }
             // A line without its newline may be half a command: `disable 1` of `disable 12`.
@@ -899,6 +902,7 @@ fn answer_line(
     let (mut code, mut end) = (0, false);
     let mut told: Option<Arc<ManagedService>> = None;
     let mut failed = FailedChanges { by: conversation.by, all: Vec::new() };
+    let mut causes: Vec<String> = Vec::new();
     let mut texts = command::split(line).peekable();
     while let Some(text) = texts.next() {
         let service = Arc::clone(&conversation.service);
@@ -945,6 +949,9 @@ fn answer_line(
             (shared.services.process.await_called_off)();
         }
         write_body(output, &render::text(&reply))?;
+        if let Some(cause) = reply.cause().filter(|_| causes.len() < MOST_CAUSES) {
+            causes.push(printable(cause.as_bytes()));
+        }
         let its_code = render::exit_code(&reply);
         if code == 0 {
             code = its_code;
@@ -967,5 +974,6 @@ fn answer_line(
         end,
         service: shared.label_of(conversation),
         is_draining: shared.is_draining(conversation),
+        cause: (!causes.is_empty()).then(|| causes.join("; ")),
     })
 }

@@ -1,6 +1,5 @@
 //! Transcripts of commands and their answers, from words to text, on a real table.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,16 +13,16 @@ use crate::sched::{
     Addresses, AdminState, ChannelId, ChannelKey, ClientAddr, GroupId, Lease, Policy, Rules, Table,
 };
 
-fn lookup(target: &HostPort) -> io::Result<Addresses> {
+fn lookup(target: &HostPort) -> Result<Addresses, String> {
     let ip: IpAddr = match target.host.as_str() {
         "localhost" => IpAddr::from([127, 0, 0, 1]),
-        host => host.parse().map_err(io::Error::other)?,
+        host => host.parse().map_err(|_| format!("no address for {host}"))?,
     };
     let port = match &target.port {
         Port::Number(port) => port.get(),
         Port::Service(name) if name == "smtp" => 25,
         Port::OfService => 0,
-        Port::Service(_) => return Err(io::ErrorKind::NotFound.into()),
+        Port::Service(name) => return Err(format!("no service {name}")),
     };
     Ok(SocketAddr::new(ip, port).into())
 }

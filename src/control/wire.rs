@@ -9,6 +9,9 @@ use std::io::{self, BufRead, ErrorKind, Write};
 /// The version of the protocol. It rises with a change that older clients would misread.
 pub const PROTOCOL: u32 = 1;
 
+/// What stands before the cause in a status line.
+const BECAUSE: &str = " because ";
+
 /// Maximum length of a line, in bytes without its newline.
 pub const MAX_LINE: usize = 64 * 1024;
 
@@ -70,14 +73,20 @@ pub struct Status {
     pub service: Option<String>,
     /// Whether that service takes no clients any more.
     pub is_draining: bool,
+    /// Why commands failed whose answers cannot say so.
+    pub cause: Option<String>,
 }
 
 impl Status {
     /// `None` if the line is not a status line. Words after the known ones are for later versions.
     pub fn parse(line: &str) -> Option<Self> {
-        let mut words = line.strip_prefix(". ")?.split(' ');
+        let line = line.strip_prefix(". ")?;
+        // The name of a service has no blanks in it.
+        let rest = line.split_once(BECAUSE);
+        let mut words = rest.map_or(line, |(words, _)| words).split(' ');
         let code = words.next()?.parse().ok()?;
         let group = words.next()?.parse().ok()?;
+        let cause = rest.map(|(_, cause)| cause.to_owned());
         let mut word = words.next();
         let end = word == Some("end");
         if end {
@@ -88,7 +97,7 @@ impl Status {
             service = words.next().map(str::to_owned);
             word = words.next();
         }
-        Some(Self { code, group, end, service, is_draining: word == Some("draining") })
+        Some(Self { code, group, end, service, is_draining: word == Some("draining"), cause })
     }
 }
 
@@ -97,7 +106,10 @@ impl fmt::Display for Status {
         let end = if self.end { " end" } else { "" };
         write!(f, ". {} {}{end}", self.code, self.group)?;
         self.service.as_ref().map_or(Ok(()), |service| write!(f, " in {service}"))?;
-        if self.is_draining { f.write_str(" draining") } else { Ok(()) }
+        if self.is_draining {
+            f.write_str(" draining")?;
+        }
+        self.cause.as_ref().map_or(Ok(()), |cause| write!(f, "{BECAUSE}{}", cause.replace('\n', " ")))
     }
 }
 
@@ -256,9 +268,13 @@ mod tests {
         for end in [false, true] {
             for service in [None, Some("web".to_owned())] {
                 for is_draining in [false, true] {
-                    let status =
-                        Status { code: 65, group: 65_534, end, service: service.clone(), is_draining };
-                    assert_eq!(Status::parse(&status.to_string()), Some(status));
+                    for cause in
+                        [None, Some("no address for end: SERVFAIL because of in draining".to_owned())]
+                    {
+                        let service = service.clone();
+                        let status = Status { code: 65, group: 65_534, end, service, is_draining, cause };
+                        assert_eq!(Status::parse(&status.to_string()), Some(status));
+                    }
                 }
             }
         }

@@ -31,7 +31,8 @@ const SERVICES: &str = "/etc/services";
 /// Blocks while the resolver works, so call it where that delays nobody.
 ///
 /// # Errors
-/// What the resolver says; `InvalidInput` for an empty host.
+/// What the resolver says, and which name server said it as far as that is known; `InvalidInput` for an empty
+/// host.
 pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if host.is_empty() {
@@ -43,6 +44,7 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found = found(host).map_err(|error| match error {
         HostError::Absent(words) => io::Error::new(io::ErrorKind::NotFound, words),
         HostError::Failed(error) => error,
+        HostError::TryAgain(words) => io::Error::other(format!("{words} ({})", servers::called())),
     })?;
     Ok(found
         .into_iter()
@@ -91,9 +93,9 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Blocks until the resolver answers, without a limit of its own.
 pub fn answer(name: &str) -> ToldName {
     if is_service_name(name) {
-        return servers::service(name);
+        return servers::service(name, false);
     }
-    if let Some(told) = by_servers(name) {
+    if let Some(told) = by_servers(name, false) {
         return told;
     }
     let answer = match found(name) {
@@ -103,6 +105,7 @@ pub fn answer(name: &str) -> ToldName {
         },
         Err(HostError::Absent(words)) => NameAnswer::Absent(words),
         Err(HostError::Failed(error)) => NameAnswer::Failed(error.to_string()),
+        Err(HostError::TryAgain(words)) => NameAnswer::Failed(words),
     };
     answer.into()
 }
@@ -112,7 +115,7 @@ pub fn answer(name: &str) -> ToldName {
 /// # Errors
 /// The words of the name servers, or that no target has an address.
 pub fn service(name: &str) -> Result<Vec<FoundMember>, String> {
-    let mut members = match servers::service(name).answer {
+    let mut members = match servers::service(name, true).answer {
         NameAnswer::Serves(members) => members,
         NameAnswer::Found(_) => Vec::new(),
         NameAnswer::Absent(why) | NameAnswer::Failed(why) => return Err(why),
@@ -136,13 +139,13 @@ pub fn service(name: &str) -> Result<Vec<FoundMember>, String> {
 }
 
 /// What the name servers of `--dns` say. `None`: there are none, or `name` is an address in an old notation.
-fn by_servers(name: &str) -> Option<ToldName> {
-    if is_name(name) { servers::addresses(name) } else { None }
+fn by_servers(name: &str, names_server: bool) -> Option<ToldName> {
+    if is_name(name) { servers::addresses(name, names_server) } else { None }
 }
 
 /// The addresses of a name without duplicates; at least one.
 fn found(name: &str) -> Result<Vec<SocketAddr>, HostError> {
-    if let Some(told) = by_servers(name) {
+    if let Some(told) = by_servers(name, true) {
         return match told.answer {
             NameAnswer::Found(found) => Ok(found),
             NameAnswer::Absent(why) => Err(HostError::Absent(why)),

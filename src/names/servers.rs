@@ -37,8 +37,9 @@ pub(super) fn tell_how_long(name: &str) -> bool {
     is_service_name(name) || !own().is_empty()
 }
 
-/// What the servers of `--dns` say about a name. `None`: there are none.
-pub(super) fn addresses(name: &str) -> Option<ToldName> {
+/// What the servers of `--dns` say about a name. `None`: there are none. With `names_server`, a failure or an
+/// absence says which server reported it, even if there is only one.
+pub(super) fn addresses(name: &str, names_server: bool) -> Option<ToldName> {
     let servers = own();
     if servers.is_empty() {
         return None;
@@ -48,16 +49,40 @@ pub(super) fn addresses(name: &str) -> Option<ToldName> {
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         return Some(NameAnswer::Found(loopback.map(|ip| SocketAddr::new(ip, 0)).to_vec()).into());
     }
-    Some(Stub::new(&servers, ServerSockets::new()).addresses(name))
+    Some(asking(&servers, names_server).addresses(name))
 }
 
-/// What those servers, or else the system's servers, say about a service name.
-pub(super) fn service(name: &str) -> ToldName {
+fn asking(servers: &[SocketAddr], names_server: bool) -> Stub<'_, ServerSockets> {
+    let stub = Stub::new(servers, ServerSockets::new());
+    if names_server { stub.naming_server() } else { stub }
+}
+
+/// What those servers, or else the system's servers, say about a service name. `names_server` as above.
+pub(super) fn service(name: &str, names_server: bool) -> ToldName {
     let servers = match own() {
         servers if servers.is_empty() => systems(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
         servers => servers,
     };
-    Stub::new(&servers, ServerSockets::new()).service(name)
+    asking(&servers, names_server).service(name)
+}
+
+/// Which servers the system's resolver asks, for a message about its failure. Its own words do not say that.
+pub(super) fn called() -> String {
+    match std::fs::read_to_string(RESOLV_CONF) {
+        Ok(text) => called_in(&text),
+        Err(error) => format!("cannot read {RESOLV_CONF}: {error}"),
+    }
+}
+
+fn called_in(text: &str) -> String {
+    match &listed(text)[..] {
+        [] => format!("no name server in {RESOLV_CONF}"),
+        [one] => format!("name server {}", one.ip()),
+        all => {
+            let all: Vec<String> = all.iter().map(|server| server.ip().to_string()).collect();
+            format!("name servers {}", all.join(", "))
+        }
+    }
 }
 
 fn own() -> Vec<SocketAddr> {
@@ -66,13 +91,17 @@ fn own() -> Vec<SocketAddr> {
 
 /// The servers in a text like `/etc/resolv.conf`. If it names none: the one on this machine.
 fn systems(text: &str) -> Vec<SocketAddr> {
+    let found = listed(text);
+    if found.is_empty() { vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)] } else { found }
+}
+
+/// The servers that such a text names.
+fn listed(text: &str) -> Vec<SocketAddr> {
     let server = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         (words.next() == Some("nameserver")).then(|| words.next()?.parse::<IpAddr>().ok()).flatten()
     };
-    let found = text.lines().filter_map(server).take(MOST_SERVERS).map(|ip| SocketAddr::new(ip, PORT));
-    let found: Vec<SocketAddr> = found.collect();
-    if found.is_empty() { vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)] } else { found }
+    text.lines().filter_map(server).take(MOST_SERVERS).map(|ip| SocketAddr::new(ip, PORT)).collect()
 }
 
 /// Sends each query from a socket of its own, with a random port that the system chooses.
@@ -183,6 +212,9 @@ mod tests {
         let told: Vec<String> = systems(text).iter().map(ToString::to_string).collect();
         assert_eq!(told, ["10.0.0.1:53", "[::1]:53", "10.0.0.2:53"]);
         assert_eq!(systems("")[0].to_string(), "127.0.0.1:53");
+        assert_eq!(called_in(text), "name servers 10.0.0.1, ::1, 10.0.0.2");
+        assert_eq!(called_in("nameserver 10.0.0.1\n"), "name server 10.0.0.1");
+        assert_eq!(called_in("search corp\n"), "no name server in /etc/resolv.conf");
     }
 
     #[test]

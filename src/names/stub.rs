@@ -55,7 +55,7 @@ pub(super) trait Exchange {
 /// What all servers together say.
 enum StubSaid {
     Found(Vec<std::net::IpAddr>, Vec<DnsTarget>, u32),
-    Absent(&'static str),
+    Absent(String),
     Failed(String),
 }
 
@@ -64,12 +64,19 @@ pub(super) struct Stub<'a, X> {
     servers: &'a [SocketAddr],
     exchange: X,
     until: Duration,
+    /// Failures and absences say which server reported them, even if there is only one.
+    names_server: bool,
 }
 
 impl<'a, X: Exchange> Stub<'a, X> {
     pub(super) fn new(servers: &'a [SocketAddr], exchange: X) -> Self {
         let until = exchange.now() + DEADLINE;
-        Self { servers, exchange, until }
+        Self { servers, exchange, until, names_server: false }
+    }
+
+    /// The same, for an operator who has to learn which server said so.
+    pub(super) fn naming_server(self) -> Self {
+        Self { names_server: true, ..self }
     }
 
     /// The addresses of a name. Both A and AAAA must be answered: with one kind unknown, addresses would
@@ -99,7 +106,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
             }
         }
         match absent {
-            Some(why) if all.is_empty() => NameAnswer::Absent(why.to_owned()).into(),
+            Some(why) if all.is_empty() => NameAnswer::Absent(why).into(),
             _ => ToldName { answer: NameAnswer::Found(all), holds: Some(Duration::from_secs(least.into())) },
         }
     }
@@ -119,7 +126,7 @@ impl<'a, X: Exchange> Stub<'a, X> {
                 let answer = NameAnswer::Serves(targets.into_iter().map(member).collect());
                 ToldName { answer, holds: Some(Duration::from_secs(ttl.into())) }
             }
-            StubSaid::Absent(why) => NameAnswer::Absent(why.to_owned()).into(),
+            StubSaid::Absent(why) => NameAnswer::Absent(why).into(),
             StubSaid::Failed(why) => NameAnswer::Failed(why).into(),
         }
     }
@@ -129,35 +136,41 @@ impl<'a, X: Exchange> Stub<'a, X> {
         let (mut name, mut least) = (name, u32::MAX);
         let mut seen = Vec::new();
         for _ in 0..MOST_STEPS {
-            match self.ask_all(&name, kind) {
-                Ok(DnsReply::Found { addresses, targets, ttl }) => {
+            let (reply, server) = match self.ask_all(&name, kind) {
+                Ok(told) => told,
+                Err(why) => return StubSaid::Failed(why),
+            };
+            let absent = match reply {
+                DnsReply::Found { addresses, targets, ttl } => {
                     return StubSaid::Found(addresses, targets, least.min(ttl));
                 }
-                Ok(DnsReply::Alias { to, ttl }) => {
+                DnsReply::Alias { to, ttl } => {
                     seen.push(std::mem::replace(&mut name, to));
                     least = least.min(ttl);
                     if seen.contains(&name) {
                         break;
                     }
+                    continue;
                 }
-                Ok(DnsReply::NoSuchName) => return StubSaid::Absent("no such name"),
-                Ok(DnsReply::NotOffered) => return StubSaid::Absent("the service is not offered"),
-                Ok(_) => {
-                    let why = if kind == DnsKind::Srv { "no SRV record" } else { "no address" };
-                    return StubSaid::Absent(why);
-                }
-                Err(why) => return StubSaid::Failed(why),
-            }
+                DnsReply::NoSuchName => "no such name",
+                DnsReply::NotOffered => "the service is not offered",
+                _ if kind == DnsKind::Srv => "no SRV record",
+                _ => "no address",
+            };
+            return StubSaid::Absent(match self.names_server {
+                true => format!("{absent} ({})", server.ip()),
+                false => absent.to_owned(),
+            });
         }
         StubSaid::Failed("its aliases form a loop".to_owned())
     }
 
-    /// Asks one server after another until one gives an answer. A server that has said that it cannot answer
-    /// is not asked again.
+    /// Asks one server after another until one gives an answer, and returns that with the server. A server
+    /// that has said that it cannot answer is not asked again.
     ///
     /// # Errors
     /// No server gave an answer; the text has what each one said.
-    fn ask_all(&mut self, name: &DnsName, kind: DnsKind) -> Result<DnsReply, String> {
+    fn ask_all(&mut self, name: &DnsName, kind: DnsKind) -> Result<(DnsReply, SocketAddr), String> {
         let mut said: Vec<Option<(String, bool)>> = vec![None; self.servers.len()];
         for time in ROUNDS {
             for (number, &server) in self.servers.iter().enumerate() {
@@ -171,17 +184,17 @@ impl<'a, X: Exchange> Stub<'a, X> {
                 let query = DnsQuery { id: self.exchange.secret(), name: name.clone(), kind };
                 said[number] = Some(match self.ask_one(server, &query, (now + time).min(self.until)) {
                     Ok(Some(DnsReply::Failed(why))) => (why, true),
-                    Ok(Some(reply)) => return Ok(reply),
+                    Ok(Some(reply)) => return Ok((reply, server)),
                     Ok(None) => (format!("no answer from name server {}", server.ip()), false),
                     Err(error) => (format!("name server {}: {}", server.ip(), words_of(&error)), false),
                 });
             }
         }
-        let is_alone = self.servers.len() == 1;
+        let names_server = self.names_server || self.servers.len() > 1;
         let told = said.into_iter().zip(self.servers).filter_map(|(said, server)| {
             let (why, has_spoken) = said?;
-            // With a single server, the text need not say which one.
-            Some(if has_spoken && !is_alone { format!("{why} ({})", server.ip()) } else { why })
+            // With a single server, `status` need not say which one.
+            Some(if has_spoken && names_server { format!("{why} ({})", server.ip()) } else { why })
         });
         let told: Vec<String> = told.collect();
         Err(if told.is_empty() { "no answer in time".to_owned() } else { told.join(", ") })
@@ -384,6 +397,16 @@ mod tests {
         let (told, fake) = ask(&[A], &[Truncates, Says(1, 30), Says(1, 30)]);
         assert_eq!((told, &fake.asked[..2]), (found(1, 30), &[(A, false), (A, true)][..]));
         assert_eq!(ask(&[A], &[Code(3), Code(3)]).0, NameAnswer::Absent("no such name".to_owned()).into());
+        let whose = |servers: &[SocketAddr], does: &[Does]| {
+            let mut fake = Fake { does: does.iter().copied().collect(), ..Fake::default() };
+            match Stub::new(servers, &mut fake).naming_server().addresses("db.x").answer {
+                NameAnswer::Absent(why) | NameAnswer::Failed(why) => why,
+                found => panic!("{found:?}"),
+            }
+        };
+        assert_eq!(whose(&[A], &[Code(2)]), "SERVFAIL (10.0.0.1)");
+        assert_eq!(whose(&[A, B], &[Code(2), Code(3), Code(2), Code(3)]), "no such name (10.0.0.2)");
+        assert_eq!(whose(&[A], &[Silent; 3]), "no answer from name server 10.0.0.1");
         // Knowing only one kind of address removes no addresses.
         assert_eq!(ask(&[A], &[Says(1, 30), Code(2)]).0, failed("SERVFAIL for its IPv6 addresses"));
         assert_eq!(ask(&[A], &[Does::SaysTwice(1), Code(0)]).0, found(1, 60));

@@ -22,6 +22,9 @@ pub(crate) enum HostError {
     Absent(String),
     /// The lookup failed; in the system's words.
     Failed(io::Error),
+    /// The name servers did not answer, refused, or reported an error: the system has the same words for all
+    /// of these.
+    TryAgain(String),
 }
 
 /// All TCP addresses of a host in the resolver's order, with port 0. Blocks while the resolver works; leaves
@@ -82,6 +85,8 @@ fn error(code: c_int) -> HostError {
     let words = unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned();
     if code == libc::EAI_NONAME || Some(code) == NO_DATA {
         HostError::Absent(words)
+    } else if code == libc::EAI_AGAIN {
+        HostError::TryAgain(words)
     } else {
         HostError::Failed(io::Error::other(words))
     }

@@ -488,6 +488,74 @@ fn no_lie_told_to_questions_of_our_own_costs_a_client() {
     });
 }
 
+/// The answer is that of 3.57. What DNS said, and which server, is on stderr only.
+#[test]
+fn a_host_that_is_not_found_is_told_with_what_dns_said_and_which_server() {
+    private_network("a name server on port 53", || {
+        let liar = Liar::start();
+        // The C library has words of its own for the same thing, and the same for all failures.
+        let of_library = "(name server 127.0.0.1)";
+        for (server, says, cause) in [
+            (&["--dns", "127.0.0.1"][..], Says::NoSuchName, "no such name (127.0.0.1)"),
+            (&["--dns", "127.0.0.1"], Says::NoData, "no address (127.0.0.1)"),
+            (&["--dns", "127.0.0.1"], Says::ServFail, "SERVFAIL (127.0.0.1)"),
+            (&["--dns", "127.0.0.1"], Says::Refused, "REFUSED (127.0.0.1)"),
+            (&["--dns", "127.0.0.1"], Says::Nothing, "no answer from name server 127.0.0.1"),
+            (&["--dns", "127.0.0.9"], Says::Nothing, "name server 127.0.0.9: connection refused"),
+            (&[], Says::ServFail, of_library),
+        ] {
+            liar.says(says, &[]);
+            let with = |channel| [server, &["PORT", channel]].concat();
+            let instance = asking(Setup::new()).start(with("127.0.1.1:7000"));
+            instance.ctl("disable 0").code(0);
+            // A server that says nothing is asked for six seconds each time.
+            let commands = ["create db.test 80", "assign 0 db.test 80"];
+            for command in commands.into_iter().take(if cause.starts_with("no answer") { 1 } else { 2 }) {
+                let said = instance.ctl(command).code(65).out("invalid address\n");
+                let told = said.stderr.strip_prefix("balance: no address for db.test: ");
+                let is_it = told == Some(&format!("{cause}\n"))
+                    || cause == of_library && told.is_some_and(|told| told.ends_with(&format!(" {cause}\n")));
+                assert!(is_it, "{says:?}: {said}");
+                let told = told.unwrap_or_default().trim_end().to_owned();
+                eventually("the log has it", || {
+                    instance.stderr().contains(&format!("no address for db.test: {told}")).then_some(())
+                });
+            }
+            if cause.starts_with("no answer") {
+                instance.end();
+                continue;
+            }
+            // Through a pipe, the shell prints what 3.57 prints.
+            let said = instance.shell("create db.test 80\n").code(0);
+            assert!(said.stdout.ends_with("invalid address\nbalance[0] \n"), "{said}");
+            assert_eq!(said.stderr, "");
+            instance.end();
+            let mut refused = asking(Setup::new()).spawn(with("db.test:80"));
+            assert_eq!(refused.wait(), 65);
+            let said = refused.stderr();
+            let told =
+                said.strip_prefix("unknown or invalid address [db.test:80]\nbalance: no host 'db.test': ");
+            assert!(told.is_some_and(|told| told.ends_with(&format!("{cause}\n"))), "{says:?}: {said}");
+        }
+        // Several commands of a line, and words that no server is asked about.
+        let instance = Instance::start(["PORT", "127.0.1.1:7000"]);
+        for (command, cause) in [
+            (
+                "create 127.0.0.1 nosuch; create a,b 80",
+                "no address for 127.0.0.1: no service 'nosuch' is known; give a number from 1 to 65535; \
+                 no address for a,b: that cannot be a host",
+            ),
+            ("create 127.0.0.1 65536", "write HOST PORT with a port from 1 to 65535, or unix:/PATH"),
+        ] {
+            let said = instance.ctl(command).code(65);
+            assert_eq!(said.stderr, format!("balance: {cause}\n"));
+            assert!(said.stdout.lines().all(|line| line == "invalid address"), "{said}");
+        }
+        assert_eq!(instance.ctl("assign 7 127.0.0.1 nosuch").code(65).out("unknown channel\n").stderr, "");
+        instance.end();
+    });
+}
+
 #[test]
 fn a_name_server_that_says_nothing_holds_up_nobody() {
     unless_held_up(200, || {

@@ -1,7 +1,7 @@
 //! An instance to talk to: an endpoint in a directory of its own, services without a port, and what a
 //! client asks.
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -193,8 +193,8 @@ pub(super) fn service() -> ManagedService {
     let mut table = Table::new(Rules::CLASSIC);
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     table.create(GroupId::FIRST, address.into(), None, AdminState::Enabled).expect("a slot");
-    let resolve = |target: &HostPort| -> io::Result<Addresses> {
-        let ip: IpAddr = target.host.parse().map_err(io::Error::other)?;
+    let resolve = |target: &HostPort| -> Result<Addresses, String> {
+        let ip: IpAddr = target.host.parse().map_err(|_| "no name is known here".to_owned())?;
         Ok(SocketAddr::new(ip, 80).into())
     };
     ManagedService {
