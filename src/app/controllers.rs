@@ -3,7 +3,6 @@
 //! Knows: the public interfaces of control and net. Never: where the control socket is, a command's syntax, the
 //! protocol.
 
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;

@@ -166,6 +166,9 @@ pub struct NamingRecord {
     pub answered: Option<Duration>,
     /// Since when lookups fail, and why. `None`: they do not.
     pub failing: Option<(Duration, String)>,
+    /// How many answers in a row have reported that it has no address, and since when. `None`: none has.
+    #[serde(default)]
+    pub absent: Option<(u32, Duration)>,
 }
 
 /// A histogram of durations.

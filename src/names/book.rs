@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sched::FoundMember;
+use crate::sched::{FoundMember, NameSnapshot};
 
 /// This many answers in a row must report that a name has no address ...
 const ABSENCES: u32 = 3;
@@ -133,8 +133,14 @@ impl NameBook {
     }
 
     /// Adds a name or changes its terms. A new name counts as looked up just now, unless some channel has no
-    /// address without it.
-    pub(super) fn want(&mut self, name: &Arc<str>, terms: NameTerms, now: Duration) {
+    /// address without it. `known` is what a predecessor found out about it, and counts only for a new name.
+    pub(super) fn want(
+        &mut self,
+        name: &Arc<str>,
+        terms: NameTerms,
+        known: Option<&NameSnapshot>,
+        now: Duration,
+    ) {
         let before = match self.names.get(name) {
             Some(entry) if entry.terms == terms => return,
             Some(entry) => entry.due,
@@ -147,8 +153,10 @@ impl NameBook {
             under_way: false,
             is_slow: false,
             again: None,
-            absent: None,
-            failing: None,
+            absent: known.and_then(|known| known.absent).map(|(count, age)| (count, now.saturating_sub(age))),
+            failing: known
+                .and_then(|known| known.failing.clone())
+                .map(|(why, age)| (now.saturating_sub(age), why)),
         });
         let was_unknown = entry.terms.is_unknown;
         entry.terms = terms;
@@ -197,6 +205,13 @@ impl NameBook {
         let Some((name, _)) = self.names.get_key_value(name) else { return false };
         self.hurry(&name.clone(), now);
         true
+    }
+
+    /// How many answers in a row have reported that the name has no address, and how long ago the first of
+    /// them came.
+    pub(super) fn absent(&self, name: &str, now: Duration) -> Option<(u32, Duration)> {
+        let (count, since) = self.names.get(name)?.absent?;
+        Some((count, now.saturating_sub(since)))
     }
 
     /// Is a lookup of the name running?
@@ -372,7 +387,7 @@ mod tests {
 
     fn book(terms: NameTerms) -> (NameBook, Arc<str>) {
         let (mut book, name) = (NameBook::new(1), Arc::from("db"));
-        book.want(&name, terms, s(0));
+        book.want(&name, terms, None, s(0));
         (book, name)
     }
 
@@ -478,6 +493,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_predecessor_counted_counts() {
+        let known = NameSnapshot {
+            answered: None,
+            failing: Some(("no such name".to_owned(), s(40))),
+            absent: Some((2, s(31))),
+        };
+        let (mut book, name) = (NameBook::new(1), Arc::from("db"));
+        book.want(&name, EVERY, Some(&known), s(100));
+        assert_eq!(book.absent("db", s(102)), Some((2, s(33))));
+        let gone = AnswerMeaning::Gone("no such name".to_owned(), false);
+        assert_eq!(learn(&mut book, &name, s(102), absent()), gone);
+        // It is not a new name any more.
+        book.want(&name, NameTerms { every: Some(s(9)), ..EVERY }, Some(&NameSnapshot::default()), s(103));
+        assert_eq!(book.absent("db", s(103)), Some((3, s(34))));
+        let back = learn(&mut book, &name, s(110), found(1));
+        assert_eq!(back, AnswerMeaning::Has(vec![([10, 0, 0, 1], 0).into()], Some(s(50))));
+        assert_eq!(book.absent("db", s(110)), None);
+    }
+
+    #[test]
     fn a_name_that_nobody_knows_is_asked_for_at_once_and_often_until_it_is_known() {
         for every in [None, Some(s(30))] {
             let (mut book, name) = book(NameTerms { every, is_unknown: true, is_told: false });
@@ -487,7 +522,7 @@ mod tests {
             assert!(due <= s(3), "{due:?}");
             assert_eq!(book.begin(due, 0).as_ref(), Some(&name));
             book.answered(&name, found(1), None, due).expect("it is wanted");
-            book.want(&name, NameTerms { every, is_unknown: false, is_told: false }, due);
+            book.want(&name, NameTerms { every, is_unknown: false, is_told: false }, None, due);
             assert_eq!(book.next_due(0).is_some_and(|next| next > due + s(20)), every.is_some());
         }
     }
@@ -497,7 +532,7 @@ mod tests {
         let (mut book, name) = book(NameTerms { is_unknown: true, is_told: true, ..EVERY });
         assert_eq!(book.begin(s(0), 0).as_ref(), Some(&name));
         book.answered(&name, found(1), Some(s(2)), s(0)).expect("it is wanted");
-        book.want(&name, NameTerms { is_told: true, ..EVERY }, s(0));
+        book.want(&name, NameTerms { is_told: true, ..EVERY }, None, s(0));
         assert_eq!(book.next_due(0), Some(s(2)));
     }
 
@@ -521,7 +556,7 @@ mod tests {
         let mut book = NameBook::new(1);
         let names: Vec<Arc<str>> = (0..200).map(|n| Arc::from(format!("silent{n:03}"))).collect();
         let good: Arc<str> = Arc::from("web");
-        names.iter().chain([&good]).for_each(|name| book.want(name, EVERY, s(0)));
+        names.iter().chain([&good]).for_each(|name| book.want(name, EVERY, None, s(0)));
         // All are new, and the one that is answered comes last. Sixteen are started per second, until the
         // maximum number of threads is reached.
         names.iter().chain([&good]).for_each(|name| assert!(book.ask(name, s(1))));
@@ -585,9 +620,9 @@ mod tests {
     #[test]
     fn other_terms_hold_at_once() {
         let (mut book, name) = book(EVERY);
-        book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false, is_told: false }, s(5));
+        book.want(&name, NameTerms { every: Some(s(1)), is_unknown: false, is_told: false }, None, s(5));
         assert!(book.next_due(0).is_some_and(|due| due < s(7)));
-        book.want(&name, NameTerms { every: None, is_unknown: false, is_told: false }, s(5));
+        book.want(&name, NameTerms { every: None, is_unknown: false, is_told: false }, None, s(5));
         assert_eq!(book.next_due(0), None);
     }
 

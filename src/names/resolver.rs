@@ -21,7 +21,8 @@ use super::resident::Resident;
 use super::servers;
 use crate::observe::{Event, Log, Severity};
 use crate::sched::{
-    Address, AddressesMoved, ChannelKey, FamilyMoved, FoundMember, SharedTable, ShownAddress, Table,
+    Address, AddressesMoved, ChannelKey, FamilyMoved, FoundMember, NameSnapshot, SharedTable, ShownAddress,
+    Table,
 };
 use crate::spec::is_service_name;
 use crate::sys::Clock;
@@ -284,6 +285,8 @@ impl Resolver {
 struct SettledNames {
     resident: Resident,
     names: Vec<(ChannelKey, Arc<str>, bool)>,
+    /// What the channels know about their names: after an upgrade, what the predecessor knew.
+    known: BTreeMap<Arc<str>, NameSnapshot>,
 }
 
 /// An operator's command that waits for answers.
@@ -389,7 +392,7 @@ impl NameRounds {
         self.another.extend(another.into_iter().chain(rung.iter().copied()));
         for (id, resident) in minded {
             let names = self.residents.remove(&id).map_or_else(Vec::new, |before| before.names);
-            self.residents.insert(id, SettledNames { resident, names });
+            self.residents.insert(id, SettledNames { resident, names, known: BTreeMap::new() });
             rung.insert(id);
         }
         rung.extend(questions.iter().map(|question| question.resident));
@@ -415,14 +418,21 @@ impl NameRounds {
 
     /// Reads which names the channels of a service have.
     fn scan(&mut self, id: u64) {
-        let Some(SettledNames { resident, names }) = self.residents.get_mut(&id) else { return };
+        let Some(SettledNames { resident, names, known }) = self.residents.get_mut(&id) else { return };
         names.clear();
+        known.clear();
         let mut from = ChannelKey::new(0, 0);
         while let Some(at) = from.take() {
-            let (found, next) = resident.table.lock().named(at, PIECE);
-            names.extend(found.into_iter().filter_map(|(key, addresses)| {
-                Some((key, Arc::from(addresses.name()?), !addresses.is_known()))
-            }));
+            let table = resident.table.lock_at(self.clock.now());
+            let (found, next) = table.named(at, PIECE);
+            for (key, addresses) in found {
+                let Some(name) = addresses.name().map(Arc::<str>::from) else { continue };
+                // Of a name that does not fail, nothing has to be remembered.
+                let fails = table.naming(key).filter(|naming| naming.failing.is_some());
+                known.extend(fails.map(|naming| (Arc::clone(&name), naming)));
+                names.push((key, name, !addresses.is_known()));
+            }
+            drop(table);
             from = next;
             if from.is_some() {
                 thread::sleep(LET_IN);
@@ -434,7 +444,7 @@ impl NameRounds {
     fn index(&mut self, now: Duration) {
         self.users.clear();
         let mut terms: BTreeMap<Arc<str>, NameTerms> = BTreeMap::new();
-        for (&id, SettledNames { resident, names }) in &self.residents {
+        for (&id, SettledNames { resident, names, .. }) in &self.residents {
             for (key, name, is_unknown) in names {
                 self.users.entry(Arc::clone(name)).or_default().entry(id).or_default().push(*key);
                 let terms = terms.entry(Arc::clone(name)).or_insert_with(|| NameTerms {
@@ -448,7 +458,10 @@ impl NameRounds {
         }
         self.gone.retain(|name, _| terms.contains_key(name));
         self.book.keep(&terms.keys().cloned().collect());
-        terms.into_iter().for_each(|(name, terms)| self.book.want(&name, terms, now));
+        for (name, terms) in terms {
+            let known = self.residents.values().find_map(|settled| settled.known.get(&name));
+            self.book.want(&name, terms, known, now);
+        }
     }
 
     fn look_up(&self, name: Arc<str>) {
@@ -513,8 +526,9 @@ impl NameRounds {
         }
         let Some(users) = self.users.get(name) else { return };
         let (mut is_known_otherwise, mut others) = (false, BTreeSet::new());
+        let absent = self.book.absent(name, self.own.reading(self.clock.now()));
         for (id, keys) in users {
-            let Some(SettledNames { resident, names }) = self.residents.get_mut(id) else { continue };
+            let Some(SettledNames { resident, names, .. }) = self.residents.get_mut(id) else { continue };
             match &meaning {
                 AnswerMeaning::Has(_, after) | AnswerMeaning::Serves(_, after) => {
                     if let Some(after) = *after {
@@ -535,7 +549,7 @@ impl NameRounds {
                         resident.log.tell(&Event::ResolveFailed { host, cause });
                     }
                     in_pieces(resident, keys, self.clock, |table, keys| {
-                        keys.iter().for_each(|&key| table.name_failed(key, name, why));
+                        keys.iter().for_each(|&key| table.name_failed(key, name, why, absent));
                     });
                     if !matches!(meaning, AnswerMeaning::Gone(..)) {
                         continue;

@@ -89,7 +89,7 @@ impl Table {
         // This cannot fail, since the channel was just looked up.
         let _ = self.edit(key, |channel| {
             if let Some(naming) = &mut channel.naming {
-                **naming = Naming { answered: Some(now), failing: None };
+                **naming = Naming::answered(now);
             }
         });
         self.set_members(key, found)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::channel::Channel;
-use super::naming::Naming;
+use super::naming::{NameSnapshot, Naming};
 use super::random::Random;
 use super::reach::Reach;
 use super::{
@@ -48,7 +48,7 @@ impl Channel {
     /// now.
     pub(super) fn begin_naming(&mut self, now: Duration) {
         let answered = self.addresses.is_known().then_some(now);
-        self.naming = self.addresses.name().map(|_| Box::new(Naming { answered, failing: None }));
+        self.naming = self.addresses.name().map(|_| Box::new(Naming { answered, ..Naming::default() }));
         self.vanish_if_unknown(now);
     }
 
@@ -141,7 +141,7 @@ impl Table {
         let list = found.iter().map(|&address| address.with_port(before.port())).collect();
         let returned = self.edit(key, |channel| {
             if let Some(naming) = &mut channel.naming {
-                **naming = Naming { answered: Some(now), failing: None };
+                **naming = Naming::answered(now);
             }
             channel.health.reappear(&rules, now)
         });
@@ -154,9 +154,15 @@ impl Table {
         moved.map(|moved| AddressesMoved { returned, ..moved })
     }
 
+    /// What is known about the name of a channel. `None`: it has none.
+    pub fn naming(&self, key: ChannelKey) -> Option<NameSnapshot> {
+        Some(self.get(key)?.naming.as_ref()?.snapshot(self.now))
+    }
+
     /// Notes that no resolver gives an address for the name of a channel. That changes only what is shown
-    /// about it.
-    pub fn name_failed(&mut self, key: ChannelKey, name: &str, why: &str) {
+    /// about it. `absent`: how many answers in a row have reported that it has none, and how long ago the
+    /// first of them came.
+    pub fn name_failed(&mut self, key: ChannelKey, name: &str, why: &str, absent: Option<(u32, Duration)>) {
         let now = self.now;
         if self.has_name(key, name).is_none() {
             return;
@@ -166,6 +172,7 @@ impl Table {
             let naming = channel.naming.get_or_insert_default();
             let since = naming.failing.as_ref().map_or(now, |&(since, _)| since);
             naming.failing = Some((since, why.to_owned()));
+            naming.absent = absent.map(|(count, age)| (count, now.saturating_sub(age)));
         });
     }
 
@@ -384,18 +391,19 @@ mod tests {
     fn a_failure_is_told_and_changes_nothing() {
         let mut table = table(&[("web", &[1, 2])]);
         table.advance(Duration::from_secs(60));
-        table.name_failed(key(0), "web", "try again");
+        table.name_failed(key(0), "web", "try again", None);
         table.advance(Duration::from_secs(90));
-        table.name_failed(key(0), "web", "no answer");
+        table.name_failed(key(0), "web", "no answer", Some((2, Duration::from_secs(7))));
         let now = table.channel(key(0)).expect("it is there");
         let told = NameSnapshot {
             answered: Some(Duration::from_secs(90)),
             failing: Some(("no answer".to_owned(), Duration::from_secs(30))),
+            absent: Some((2, Duration::from_secs(7))),
         };
         assert_eq!((now.naming, now.health.state), (Some(told), HealthState::Untried));
         assert_eq!(order(&mut table), list(&[1, 2]));
         assert_eq!(table.name_found(key(0), "web", &list(&[1, 2])), None);
-        let told = NameSnapshot { answered: Some(Duration::ZERO), failing: None };
+        let told = NameSnapshot { answered: Some(Duration::ZERO), ..NameSnapshot::default() };
         assert_eq!(table.channel(key(0)).expect("it is there").naming, Some(told));
     }
 
@@ -477,13 +485,15 @@ mod tests {
         let mut before = table(&[("web", &[1, 2]), ("other", &[3]), ("late", &[])]);
         before.advance(Duration::from_secs(50));
         before.name_found(key(0), "web", &list(&[2, 4]));
-        before.name_failed(key(1), "other", "try again");
+        before.name_failed(key(1), "other", "try again", Some((2, Duration::from_secs(20))));
         before.name_gone(&[key(1)], "other", "no such name");
         let record = before.record();
         let text = serde_json::to_string(&record).expect("it can be written");
         let record = serde_json::from_str(&text).expect("it can be read");
         let after = Table::restore(EJECTING, &record, Duration::from_secs(60)).expect("it is whole");
         assert_eq!(after.record(), before.record());
+        let other = after.naming(key(1)).expect("it has a name");
+        assert_eq!(other.absent, Some((2, Duration::from_secs(30))), "10 s later");
         for number in 0..3 {
             let [before, after] =
                 [&before, &after].map(|table| table.channel(key(number)).expect("it is there"));

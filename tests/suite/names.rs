@@ -556,6 +556,50 @@ fn a_host_that_is_not_found_is_told_with_what_dns_said_and_which_server() {
     });
 }
 
+/// Three answers over 30 s are needed. Two of them and the time belong to the predecessor, and only the third one to the successor.
+#[test]
+fn absences_and_failures_of_a_name_go_on_in_the_successor() {
+    private_network("a name server on port 53", || {
+        let liar = Liar::start();
+        let [a, b] = [1, 2].map(|n| SocketAddr::from(([127, 0, 1, n], 7_000)));
+        let _servers = [(a, "a"), (b, "b")].map(|(at, name)| Server::named_at(at, name));
+        liar.says(Says::Truth, &[a]);
+        // Nothing but the command has names looked up.
+        let port = own_address().port();
+        let args = ["--resolve", "1d", &port.to_string(), "db.test:7000", "127.0.1.2:7000"];
+        let mut instance = asking(Setup::binding(([0, 0, 0, 0], port).into())).start(args);
+        instance.names(4);
+        liar.says(Says::NoSuchName, &[]);
+        for _ in 0..2 {
+            instance.ctl("resolve 0").code(75);
+        }
+        let long = Duration::from_secs(31);
+        let failing = |instance: &Instance| {
+            let answer: serde_json::Value =
+                serde_json::from_str(&instance.ctl("status json").code(0).stdout).expect("it is JSON");
+            let age = answer["groups"][0]["channels"][0]["resolve"]["failing_age_seconds"].as_f64();
+            Duration::from_secs_f64(age.expect("it fails"))
+        };
+        for least in [long / 2, long] {
+            eventually("it is absent for long", || (failing(&instance) > least).then_some(()));
+        }
+        assert_eq!(instance.told("unresolved"), [""; 0]);
+        instance.upgrade();
+        assert!(failing(&instance) > long, "since when it fails is known");
+        instance.ctl("resolve 0").code(75);
+        eventually("one more answer is enough", || (instance.told("unresolved").len() == 1).then_some(()));
+        assert_eq!((&instance.status()[0].health[..], &instance.names(2)[..]), ("down", "bb"));
+        liar.says(Says::Truth, &[a]);
+        instance.ctl("resolve 0").code(0);
+        let back = eventually("it is told", || instance.told("resolve_back").pop());
+        // One outage for all who read the log.
+        assert_eq!(instance.told("resolve_failed").len(), 1, "{}", instance.stderr());
+        let after = back.split("after=").nth(1).and_then(|text| text.split('s').next()?.parse::<f64>().ok());
+        assert!(after.is_some_and(|after| after > long.as_secs_f64()), "{back}");
+        instance.end();
+    });
+}
+
 #[test]
 fn a_name_server_that_says_nothing_holds_up_nobody() {
     unless_held_up(200, || {

@@ -103,7 +103,7 @@ fn channel() -> BoxedStrategy<ChannelSnapshot> {
                 addresses,
                 addresses_out,
                 used,
-                naming: naming.map(|(answered, failing)| NameSnapshot { answered, failing }),
+                naming: naming.map(|(answered, failing)| NameSnapshot { answered, failing, absent: None }),
                 member_of: None,
                 unanswered,
                 autodisabled,
