@@ -535,7 +535,7 @@ fn a_host_that_is_not_found_is_told_with_what_dns_said_and_which_server() {
             let said = refused.stderr();
             let told =
                 said.strip_prefix("unknown or invalid address [db.test:80]\nbalance: no host 'db.test': ");
-            assert!(told.is_some_and(|told| told.ends_with(&format!("{cause}\n"))), "{says:?}: {said}");
+            assert!(told.is_some_and(|told| told.contains(cause)), "{says:?}: {said}");
         }
         // Several commands of a line, and words that no server is asked about.
         let instance = Instance::start(["PORT", "127.0.1.1:7000"]);
