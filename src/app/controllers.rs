@@ -305,7 +305,7 @@ pub(super) fn manage(
         }),
         kill: Arc::new(move || {
             told.tell(&Event::Stopping { connections: killed.connections() as u64, within: None });
-            places.iter().filter_map(|at| at.net()).for_each(process::forget_listener);
+            places.iter().for_each(|at| process::forget_listener(&at.to_string()));
             checks.leave(&checked);
             lookups.leave(&looked_up);
             let is_done = killed.stop_listening();

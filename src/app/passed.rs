@@ -13,6 +13,8 @@ use super::lookup::Resolved;
 use super::{Failure, exit};
 use crate::process::{self, PassedAddress, PassedListener};
 use crate::spec::{Address, ListenHost, ListenSpan, ServiceSpec, UnixName};
+use crate::sys::listen::ListenerHandle;
+use crate::sys::socket_file::{self, SocketFileId};
 
 /// Where a service wants to listen.
 #[derive(Debug, PartialEq)]
@@ -31,14 +33,50 @@ pub(super) struct PassedSocket {
     name: Option<String>,
     pub(super) fd: OwnedFd,
     pub(super) address: Address,
-    /// Whether the service manager kept it for a previous process that has died. Then it need not be used.
-    pub(super) is_kept: bool,
+    /// Under which words the service manager kept it for a previous process that has died. Then it need not be
+    /// used. `None`: it did not.
+    kept_at: Option<String>,
+    /// The file of a Unix socket that a previous process has made.
+    pub(super) file: Option<SocketFileId>,
+}
+
+/// The words under which the service manager keeps a listener: its address, and for a Unix socket the identity of
+/// its file. The kernel knows such a socket by the path at which it was bound first, and that is another one.
+/// `None`: it is not kept. Another process has made it, or its name is too long for the manager.
+pub(super) fn kept_place(listener: &ListenerHandle) -> Option<String> {
+    let at = listener.address();
+    (at.unix().is_none() || !listener.is_passed()).then(|| place_of(at, listener.made()))?
+}
+
+/// The words for a listener at this address with this file.
+pub(super) fn place_of(at: Address, file: Option<SocketFileId>) -> Option<String> {
+    /// systemd takes names of 255 bytes; some are left for the beginning that `process` gives them.
+    const LONGEST: usize = 240;
+    let place = match at {
+        Address::Unix(name) if !name.is_abstract() => {
+            let SocketFileId { device, number } = file?;
+            format!("{at} {device}.{number}")
+        }
+        _ => at.to_string(),
+    };
+    (place.len() <= LONGEST).then_some(place)
+}
+
+/// The Unix socket with a file that was kept under these words. `None`: it was something else.
+fn kept_unix(place: &str) -> Option<(UnixName, SocketFileId)> {
+    let (name, id) = place.strip_prefix("unix_")?.split_once(' ')?;
+    let (device, number) = id.split_once('.')?;
+    let id = SocketFileId { device: device.parse().ok()?, number: number.parse().ok()? };
+    Some((format!("unix:{name}").parse().ok()?, id))
 }
 
 impl PassedSocket {
     fn of(passed: PassedListener) -> Result<Self, Failure> {
-        let is_kept = passed.is_kept();
+        let kept_at = passed.kept_at().map(str::to_owned);
         let PassedListener { name, fd, address } = passed;
+        if let Some((name, id)) = kept_at.as_deref().and_then(kept_unix) {
+            return Ok(Self { name: None, fd, address: name.into(), kept_at, file: Some(id) });
+        }
         let address = match address {
             PassedAddress::Net(address) => Ok(address.into()),
             PassedAddress::Path(path) => UnixName::path(&path).map(Address::Unix),
@@ -50,7 +88,18 @@ impl PassedSocket {
                 format!("balance: LISTEN_FDS passes a Unix socket that cannot be served: {why}"),
             )
         })?;
-        Ok(Self { name, fd, address, is_kept })
+        Ok(Self { name, fd, address, kept_at, file: None })
+    }
+
+    /// Is it a Unix socket that a previous process has made and that no client finds by its path any more?
+    fn is_lost(&self) -> bool {
+        let file = self.address.unix().zip(self.file);
+        file.is_some_and(|(name, id)| socket_file::is_lost(name, id))
+    }
+
+    /// Does the service manager open it?
+    pub(super) fn is_the_managers(&self) -> bool {
+        self.kept_at.is_none()
     }
 }
 
@@ -108,7 +157,14 @@ pub(super) fn assign(
     if passed.is_empty() {
         return Ok(services.iter().map(|_| PassedByPort::new()).collect());
     }
-    let passed = passed.into_iter().map(PassedSocket::of).collect::<Result<Vec<_>, _>>()?;
+    let mut passed = passed.into_iter().map(PassedSocket::of).collect::<Result<Vec<_>, _>>()?;
+    passed.retain(|one| {
+        let is_lost = one.is_lost();
+        if let Some(place) = one.kept_at.as_deref().filter(|_| is_lost) {
+            process::forget_listener(place);
+        }
+        !is_lost
+    });
     let places = services.iter().map(WantedAddress::of).collect::<Vec<_>>();
     if let Some(failure) = Failure::several(contradictions(&passed, &places), super::NOT_STARTED) {
         return Err(failure);
@@ -117,10 +173,10 @@ pub(super) fn assign(
     // Listeners that the manager kept for a process that has died and that no line wants any more are closed,
     // so that their ports are free.
     left.retain(|one| {
-        if let Some(address) = one.address.net().filter(|_| one.is_kept) {
-            process::forget_listener(address);
+        if let Some(place) = &one.kept_at {
+            process::forget_listener(place);
         }
-        !one.is_kept
+        one.kept_at.is_none()
     });
     if left.is_empty() {
         return Ok(assigned);
@@ -207,7 +263,7 @@ mod tests {
     fn passed(name: Option<&str>, address: &str) -> PassedSocket {
         let fd = File::open("/dev/null").expect("a file").into();
         let address = address.parse().expect("an address");
-        PassedSocket { name: name.map(str::to_owned), fd, address, is_kept: false }
+        PassedSocket { name: name.map(str::to_owned), fd, address, kept_at: None, file: None }
     }
 
     fn place(name: Option<&str>, port: u16, ips: &[&str]) -> WantedAddress {
@@ -313,6 +369,25 @@ mod tests {
         assert_eq!(assigned, ["unix:/run/pg.sock (x)", "0.0.0.0:80 (web)"]);
         assert_eq!(left, ["unix:@pg (pg)"]);
         assert_eq!(describe_place(&places[0]), "unix:/run/pg.sock");
+    }
+
+    #[test]
+    fn a_kept_unix_socket_is_known_by_the_words_under_which_it_was_kept() {
+        let id = SocketFileId { device: 5, number: 77 };
+        let place = |name: UnixName| place_of(name.into(), Some(id));
+        for name in ["unix:/run/pg.sock", "unix:/run/a%20b%3A_.sock", "unix:/%25 1.2"] {
+            let name: UnixName = name.parse().expect("a path");
+            let kept = place(name).expect("it is short").replace(':', "_");
+            assert_eq!(kept_unix(&kept), Some((name, id)), "{kept}");
+        }
+        for other in ["10.0.0.1_80", "unix_@app", "unix_/a", "unix_/a 5", "unix_/a x.7", "unix_a 5.77"] {
+            assert_eq!(kept_unix(other), None, "{other}");
+        }
+        assert_eq!(place_of("unix:@app".parse().expect("a name"), None), Some("unix:@app".to_owned()));
+        assert_eq!(place_of("unix:/a".parse().expect("a path"), None), None, "another process made it");
+        assert_eq!(place(UnixName::path(&[b'/'; 100]).expect("a path")).map(|all| all.len()), Some(110));
+        let long = [&b"/"[..], &[b' '; 90]].concat();
+        assert_eq!(place(UnixName::path(&long).expect("a path")), None);
     }
 
     #[test]

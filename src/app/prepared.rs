@@ -63,6 +63,16 @@ pub(super) enum Got {
     Bound(Listener),
 }
 
+impl From<PassedSocket> for Got {
+    fn from(passed: PassedSocket) -> Self {
+        match passed.file {
+            // A process that died has made it, so this one removes its file, as after an upgrade.
+            Some(_) => Self::Left { fd: passed.fd, file: passed.file, is_passed: false },
+            None => Self::Passed(passed),
+        }
+    }
+}
+
 /// The parts of a service without its listeners.
 pub(super) struct Parts {
     pub(super) spec: ServiceSpec,
@@ -113,7 +123,7 @@ impl Prepared {
         table.settle_families();
         let listener = |place| match got(place) {
             Some(Got::Passed(passed)) => {
-                let is_passed = !passed.is_kept;
+                let is_passed = passed.is_the_managers();
                 Ok(inherit(passed.fd, passed.address, None, &spec)?.passed(is_passed))
             }
             Some(Got::Left { fd, file, is_passed }) => {

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::counted;
+use super::passed::kept_place;
 use super::roster::Roster;
 use crate::control::Services;
 use crate::net::server::Server;
@@ -63,9 +64,8 @@ impl Reporter {
     fn keep_listeners(&self) {
         // During a reload the listeners are not known, and this does not wait for its end.
         if let Some(listeners) = self.roster.listeners() {
-            // If it is passed back, a Unix socket cannot be told from others by its name.
-            let net = listeners.iter().filter_map(|(at, fd)| Some((at.net()?, fd)));
-            process::keep_listeners(&net.collect::<Vec<_>>());
+            let kept = listeners.iter().filter_map(|(listener, fd)| Some((kept_place(listener)?, fd)));
+            process::keep_listeners(&kept.collect::<Vec<_>>());
         }
     }
 

@@ -34,7 +34,7 @@ use crate::probe::{Alarm, Minder};
 use crate::sched::{ChannelKey, ClientRates, SharedTable};
 use crate::spec::{Address, ListenHost, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::descriptors::Taken;
-use crate::sys::listen::Listener;
+use crate::sys::listen::{Listener, ListenerHandle};
 use crate::sys::{Clock, Outgoing};
 
 mod carrying;
@@ -430,11 +430,11 @@ impl Roster {
     }
 
     /// The listeners of all services that take clients. `None`: not known during a reload.
-    pub(super) fn listeners(&self) -> Option<Vec<(Address, Arc<OwnedFd>)>> {
+    pub(super) fn listeners(&self) -> Option<Vec<(ListenerHandle, Arc<OwnedFd>)>> {
         let members = self.members.try_lock().ok()?;
         let serving = members.all.iter().filter(|member| !member.is_killed());
         let listeners = serving.flat_map(|member| &member.served.listeners);
-        Some(listeners.filter_map(|listener| Some((listener.address(), listener.socket()?))).collect())
+        Some(listeners.filter_map(|listener| Some((listener.clone(), listener.socket()?))).collect())
     }
 
     /// Updates the operators' list of services.

@@ -132,7 +132,7 @@ pub(super) fn start(
     };
     let got = |number: usize, place: Address| {
         let passed = passed.get_mut(number).and_then(|passed| passed.remove(&place.port()));
-        passed.map(Got::Passed).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
+        passed.map(Got::from).or_else(|| heirs.iter_mut().find_map(|heir| heir.take_listener(place)))
     };
     let specs = services.iter().map(|(spec, _)| spec);
     let fence = lockdown::fence(settings, specs, source.as_ref(), &origin, environment);
@@ -218,10 +218,12 @@ pub(super) fn start(
             [Some(&log), caller.as_ref()].into_iter().flatten().for_each(|log| log.tell(&note));
         }
     }
+    if let Ok((_, at_work)) = &begun {
+        at_work.roster.keep_files();
+    }
     if let Ok((_, at_work)) = &begun
         && !heirs.is_empty()
     {
-        at_work.roster.keep_files();
         at_work.roster.list_all();
         at_work.upgrader.set_heir();
     }

@@ -4,8 +4,7 @@
 //! how a connection is taken over.
 //! Source: docs/upgrade.md.
 
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -22,6 +21,7 @@ use super::kept::{self, Kept};
 use super::lockdown;
 use super::lookup::Resolved;
 use super::origin::{Inheritance, Origin, monotonic};
+use super::passed::{kept_place, place_of};
 use super::past;
 use super::prepared::Got;
 use super::roster::Source;
@@ -43,6 +43,7 @@ use crate::sched::{ChannelCounts, ChannelKey, ClientCounts, Ended, HeldSlots, Li
 use crate::spec::{Address, ListenSpan, ProcessSpec, ServiceSpec};
 use crate::sys::Clock;
 use crate::sys::passing::{DescriptorsLost, HandoverStream};
+use crate::sys::socket_file::SocketFileId;
 
 /// Takes over and serves until the end. Returns the exit code.
 ///
@@ -120,9 +121,16 @@ fn heirs(offered: &[OfferedService], services: &[(ServiceSpec, Resolved)]) -> Ve
 /// Tells the service manager to drop listeners of the predecessor that nobody serves any more.
 fn forget_listeners(offered: &[OfferedService], at_work: &AtWork) {
     let Some(served) = at_work.roster.listeners() else { return };
-    let is_served = |at: &Address| served.iter().any(|(served, _)| served == at);
-    let gone = offered.iter().flat_map(|one| &one.listen).filter(|at| !is_served(at));
-    gone.filter_map(|at| at.net()).for_each(process::forget_listener);
+    // The manager has Unix sockets by their files, too: one that was made anew is another one.
+    let served: HashSet<String> = served.iter().filter_map(|(listener, _)| kept_place(listener)).collect();
+    let places = offered.iter().flat_map(|one| {
+        let file = one.file.map(|(device, number)| SocketFileId { device, number });
+        one.listen.iter().map(move |at| place_of(*at, file))
+    });
+    places
+        .flatten()
+        .filter(|place| !served.contains(place))
+        .for_each(|place| process::forget_listener(&place));
 }
 
 /// A serving process, and the channel that starts taking connections over from the given stream.

@@ -11,7 +11,6 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
@@ -130,10 +129,10 @@ fn interval(micros: Option<&str>, pid: Option<&str>, me: u32) -> Option<Duration
     is_ours.then(|| Duration::from_micros(micros))
 }
 
-/// Makes the manager keep these listeners, and none of our others. If this process dies, the manager passes
-/// them to the next one, and clients wait meanwhile. Listeners that it already keeps are not sent again; what it
-/// does not take now is sent with the next call.
-pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
+/// Makes the manager keep these listeners, and none of our others, by the words that say where each one listens.
+/// If this process dies, the manager passes them to the next one, and clients wait meanwhile. Listeners that it
+/// already keeps are not sent again; what it does not take now is sent with the next call.
+pub fn keep_listeners<F: AsFd>(listeners: &[(String, F)]) {
     if !has_manager() {
         return;
     }
@@ -141,7 +140,7 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
     let mut kept = kept();
     let wanted: BTreeMap<String, u64> = listeners
         .iter()
-        .filter_map(|(at, fd)| Some((kept_name(*at), rustix::fs::fstat(fd.as_fd()).ok()?.st_ino)))
+        .filter_map(|(at, fd)| Some((kept_name(at), rustix::fs::fstat(fd.as_fd()).ok()?.st_ino)))
         .collect();
     let mut hears = true;
     kept.retain(|name, number| {
@@ -151,7 +150,7 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
         }
     });
     for (at, fd) in listeners {
-        let name = kept_name(*at);
+        let name = kept_name(at);
         if let Some(&number) = wanted.get(&name).filter(|_| !kept.contains_key(&name)) {
             // FDPOLL=0: the socket may be shut down for a while (--refuse-when-down), and the manager must
             // not discard it then.
@@ -163,15 +162,24 @@ pub fn keep_listeners<F: AsFd>(listeners: &[(SocketAddr, F)]) {
     }
 }
 
-/// Makes the manager drop the listener that it may keep for this address.
-pub fn forget_listener(at: SocketAddr) {
+/// Makes the manager drop the listener that it may keep for this place: what [`keep_listeners`] was told, or its
+/// first word.
+pub fn forget_listener(at: &str) {
     let name = kept_name(at);
+    let is_it =
+        |kept: &str| kept.strip_prefix(&name).is_some_and(|more| more.is_empty() || more.starts_with(' '));
     let mut kept = kept();
-    if forget(&name) {
-        kept.remove(&name);
-    } else if has_manager() {
-        // No socket has this number: the manager is told again.
-        kept.entry(name).or_insert(0);
+    let mut names: Vec<String> = kept.keys().filter(|one| is_it(one)).cloned().collect();
+    if names.is_empty() {
+        names.push(name);
+    }
+    for name in names {
+        if forget(&name) {
+            kept.remove(&name);
+        } else if has_manager() {
+            // No socket has this number: the manager is told again.
+            kept.entry(name).or_insert(0);
+        }
     }
 }
 
@@ -194,8 +202,8 @@ fn kept() -> MutexGuard<'static, BTreeMap<String, u64>> {
 }
 
 /// A colon would end the name.
-fn kept_name(at: SocketAddr) -> String {
-    format!("{KEPT_PREFIX}{}", at.to_string().replace(':', "_"))
+fn kept_name(at: &str) -> String {
+    format!("{KEPT_PREFIX}{}", at.replace(':', "_"))
 }
 
 /// A line break would begin another field.
@@ -248,9 +256,9 @@ mod tests {
 
     #[test]
     fn a_listener_is_called_by_its_address_and_no_status_has_a_second_line() {
-        let name = |at: &str| kept_name(at.parse().expect("an address"));
-        assert_eq!(name("10.0.0.1:80"), "listener 10.0.0.1_80");
-        assert_eq!(name("[::1]:80"), "listener [__1]_80");
+        assert_eq!(kept_name("10.0.0.1:80"), "listener 10.0.0.1_80");
+        assert_eq!(kept_name("[::1]:80"), "listener [__1]_80");
+        assert_eq!(kept_name("unix:/run/pg.sock 5.77"), "listener unix_/run/pg.sock 5.77");
         assert_eq!(one_line("a\nREADY=1\tb"), "a READY=1 b");
     }
 

@@ -128,9 +128,10 @@ fn is_kept(name: &str) -> bool {
 }
 
 impl PassedListener {
-    /// Did the manager keep it for an earlier process that died? Then it is no error if no service claims it.
-    pub fn is_kept(&self) -> bool {
-        self.name.as_deref().is_some_and(is_kept)
+    /// The words by which the manager kept it for an earlier process that died, with `_` for each colon. Then it
+    /// is no error if no service claims it. `None`: it was not kept.
+    pub fn kept_at(&self) -> Option<&str> {
+        self.name.as_deref()?.strip_prefix(KEPT_PREFIX)
     }
 }
 

@@ -83,6 +83,11 @@ impl ListenerHandle {
         self.file.upgrade().filter(|file| file.is_ours())?.id()
     }
 
+    /// The file of a Unix socket, if this program made it, whichever process removes it.
+    pub fn made(&self) -> Option<SocketFileId> {
+        self.file.upgrade()?.id()
+    }
+
     /// Why clients do not find a Unix socket by its path now. `None`: they do, or it has no path, or that cannot
     /// be found out.
     pub fn lost(&self) -> Option<LostSocket> {

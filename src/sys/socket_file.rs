@@ -153,6 +153,11 @@ impl Drop for SocketFile {
     }
 }
 
+/// Is this file no longer at the path of its socket? `false`: it is, or that cannot be found out.
+pub(crate) fn is_lost(name: UnixName, id: SocketFileId) -> bool {
+    SocketFile::inherit(name, id).lost().is_some()
+}
+
 /// Do both names lead to the same socket file now?
 pub(crate) fn is_same_socket(one: UnixName, other: UnixName) -> bool {
     let id = |name| {

@@ -2,11 +2,12 @@
 //!
 //! The manager of these tests is a socket: it receives what systemd would.
 
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -299,7 +300,7 @@ fn the_manager_keeps_listeners_for_the_next_process_and_lets_go_of_what_nobody_w
         ["-b".to_owned(), elsewhere.ip().to_string(), elsewhere.port().to_string(), server.to_string()];
     let mut instance = setup.spawn(setup_args);
     let dropped = manager.next("FDSTOREREMOVE=1").0;
-    assert!(dropped.starts_with("FDSTOREREMOVE=1\nFDNAME=listener 127.0.0.1_"), "{dropped}");
+    assert_eq!(dropped, format!("FDSTOREREMOVE=1\nFDNAME={name}"));
     manager.next("READY=1");
     assert_eq!(Client::connect(elsewhere).recv(1), b"a");
     // So is what is stopped: the port is free.
@@ -308,6 +309,61 @@ fn the_manager_keeps_listeners_for_the_next_process_and_lets_go_of_what_nobody_w
     crate::harness::Run::balance(&instance.directory).args(kill).finish().code(0);
     manager.hears(&format!("FDSTOREREMOVE=1\nFDNAME=listener {}_{}", elsewhere.ip(), elsewhere.port()));
     assert_eq!(instance.wait(), 0);
+}
+
+#[test]
+fn the_manager_keeps_a_unix_socket_with_its_file() {
+    let manager = Manager::new();
+    let server = Server::named("a");
+    let path = manager.directory.path().join("a b.sock");
+    let notify = format!("export NOTIFY_SOCKET={};", manager.directory.path().join("notify").display());
+    let written = format!("unix:{}", path.display()).replace(' ', "%20");
+    let start = |kept: Option<(OwnedFd, &str)>| {
+        let setup = Setup::on_socket(&written);
+        let setup = match kept {
+            None => setup.shell(&notify),
+            Some((fd, name)) => setup.kept(fd).shell(&format!("{notify} export 'LISTEN_FDNAMES={name}';")),
+        };
+        setup.start(["PORT", &server.to_string()])
+    };
+    let name_of = |told: &str| {
+        let name = told.strip_prefix("FDSTORE=1\nFDNAME=").and_then(|rest| rest.strip_suffix("\nFDPOLL=0"));
+        name.expect("a name").to_owned()
+    };
+    let first = |path: &std::path::Path| {
+        let mut byte = [0];
+        let mut client = UnixStream::connect(path).expect("it listens");
+        client.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        move || client.read_exact(&mut byte).map(|()| byte)
+    };
+    let mut instance = start(None);
+    let (told, kept) = manager.next("FDSTORE=1");
+    let (name, kept) = (name_of(&told), kept.expect("the listener comes with it"));
+    let file = std::fs::metadata(&path).expect("it is there");
+    let id = format!("{}.{}", file.dev(), file.ino());
+    assert_eq!(name, format!("listener {} {id}", written.replace("unix:", "unix_")));
+    instance.signal(Signal::KILL);
+    instance.wait();
+    // Nobody is refused: who comes now waits for the next process, which goes on with the same file.
+    let mut waits = first(&path);
+    let mut instance = start(Some((kept.try_clone().expect("a descriptor"), &name)));
+    assert_eq!(waits().expect("it is served"), *b"a");
+    assert_eq!(std::fs::metadata(&path).expect("it is there").ino(), file.ino());
+    assert_eq!(name_of(&manager.next("FDSTORE=1").0), name);
+    assert_eq!(first(&path)().expect("it is served"), *b"a");
+    instance.signal(Signal::KILL);
+    instance.wait();
+    // Somebody has removed the file: what was kept is of no use to clients, and another socket is made.
+    std::fs::remove_file(&path).expect("it is there");
+    let mut instance = start(Some((kept, &name)));
+    manager.hears(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+    let told = manager.next("FDSTORE=1").0;
+    assert_ne!(name_of(&told), name);
+    assert_eq!(first(&path)().expect("it is served"), *b"a");
+    instance.signal(Signal::TERM);
+    assert_eq!(instance.wait(), 0);
+    manager.hears(&format!("FDSTOREREMOVE=1\nFDNAME={}", name_of(&told)));
+    assert!(!path.exists(), "it was made by the process that has ended");
 }
 
 #[test]

@@ -211,12 +211,7 @@ impl Roster {
         self.tools.minder.leave(alarm);
         self.tools.names.leave(names);
         // Before the port is closed: otherwise the service manager would keep it open, and clients would wait there.
-        member
-            .served
-            .listeners
-            .iter()
-            .filter_map(|one| one.address().net())
-            .for_each(process::forget_listener);
+        member.served.listeners.iter().for_each(|one| process::forget_listener(&one.address().to_string()));
         running.stop_listening();
         let (label, held) = (member.label(), member.still_held(|_| true));
         let kicks = member.written().spec.on_remove == OnDown::Kick;

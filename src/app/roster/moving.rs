@@ -221,7 +221,7 @@ impl RosterEntry {
     fn leave(&mut self, gone: &[Address]) {
         let ports: Vec<u16> = gone.iter().map(|at| at.port()).collect();
         let leaves: BTreeSet<u16> = ports.iter().copied().collect();
-        gone.iter().filter_map(|at| at.net()).for_each(process::forget_listener);
+        gone.iter().for_each(|at| process::forget_listener(&at.to_string()));
         self.served.listeners.retain(|one| !leaves.contains(&one.address().port()));
         let left = self.served.listeners.iter().map(|one| one.address()).collect();
         self.served.running.stop_listening_on(&ports, left);

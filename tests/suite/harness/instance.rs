@@ -129,6 +129,11 @@ impl Setup {
         Self { listener: Some(listener), ..Self::listening(at) }
     }
 
+    /// Passes this listener for its Unix socket, as a service manager would.
+    pub(crate) fn kept(self, listener: OwnedFd) -> Self {
+        Self { listener: Some(TcpListener::from(listener)), inherit: true, ..self }
+    }
+
     /// Uses this as its stderr instead of a file.
     pub(crate) fn stderr(self, stderr: impl Into<OwnedFd>) -> Self {
         Self { stderr: Some(stderr.into()), ..self }
@@ -180,8 +185,10 @@ impl Setup {
         let Self { listen, inherit, prefix, env, stderr, listener, socket, directory } = self;
         let listener =
             inherit.then(|| listener.unwrap_or_else(|| TcpListener::bind(listen).expect("a free port")));
-        let addr =
-            listener.as_ref().map_or(listen, |l| l.local_addr().expect("a bound socket has an address"));
+        let addr = listener
+            .as_ref()
+            .filter(|_| socket.is_none())
+            .map_or(listen, |l| l.local_addr().expect("a bound socket has an address"));
         let port = socket.clone().unwrap_or_else(|| addr.port().to_string());
         let args =
             args.into_iter().map(|a| a.to_string()).map(|a| if a == "PORT" { port.clone() } else { a });
