@@ -223,9 +223,10 @@ fn all_ports_that_cannot_be_had_are_told_at_once_and_none_is_served() {
 fn places_that_meet_only_once_names_are_looked_up_are_told_by_the_check() {
     let directory = Directory::new();
     let table = [
+        // getaddrinfo makes 127.0.0.1 of this; `localhost` is ::1 first on some machines.
         (
-            "-b localhost 80 127.0.0.1\n80 127.0.0.1\n",
-            "services:2:1: 0.0.0.0:80 and 127.0.0.1:80 of the service at services:1:14",
+            "-b 127.1 80 127.0.0.1\n80 127.0.0.1\n",
+            "services:2:1: 0.0.0.0:80 and 127.0.0.1:80 of the service at services:1:10",
         ),
         (
             "80 127.0.0.1\n-b 127.0.0.1 http 127.0.0.1\n",
