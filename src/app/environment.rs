@@ -284,18 +284,10 @@ pub(super) fn bind(
                 let cause = format!("no control socket at {}: {cause}", path.display());
                 log.tell(&Event::NoRendezvous { cause });
             }
-            if let (Some(cause), Some(group)) = (endpoint.ungrouped(), group) {
-                let text = format!(
-                    "--control-group {group}: its members cannot give commands, since the user of balance may not give them the control socket: \
-                     {cause}; make this user a member of the group (in a unit of systemd: SupplementaryGroups={group}), and restart balance"
-                );
-                log.tell(&Event::Note { severity: Severity::Warning, text });
-            }
+            tell_ungrouped(&endpoint, group, log);
             Ok(Some(endpoint))
         }
-        Err(e @ EndpointError::UnknownGroup(_)) => {
-            Err(Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {e}")))
-        }
+        Err(e @ EndpointError::UnknownGroup(_)) => Err(unknown_group(&e)),
         Err(e) => {
             let cause = format!(
                 "{e}; no command will find this instance; to stop it, find its pid by ss -ltnp, and type kill PID. Set BALANCE_RUN_DIR to a \
@@ -304,5 +296,33 @@ pub(super) fn bind(
             log.tell(&Event::NoRendezvous { cause });
             Ok(None)
         }
+    }
+}
+
+/// Gives the control socket of another process to the control group of now.
+///
+/// # Errors
+/// The control group is unknown.
+pub(super) fn regroup(
+    mut endpoint: Endpoint,
+    group: Option<&str>,
+    log: &Log,
+) -> Result<Endpoint, Failure> {
+    endpoint.regroup(group).map_err(|e| unknown_group(&e))?;
+    tell_ungrouped(&endpoint, group, log);
+    Ok(endpoint)
+}
+
+fn unknown_group(error: &EndpointError) -> Failure {
+    Failure::new(super::exit::BAD_DATA, format!("balance: --control-group: {error}"))
+}
+
+fn tell_ungrouped(endpoint: &Endpoint, group: Option<&str>, log: &Log) {
+    if let (Some(cause), Some(group)) = (endpoint.ungrouped(), group) {
+        let text = format!(
+            "--control-group {group}: its members cannot give commands, since the user of balance may not give them the control socket: \
+             {cause}; make this user a member of the group (in a unit of systemd: SupplementaryGroups={group}), and restart balance"
+        );
+        log.tell(&Event::Note { severity: Severity::Warning, text });
     }
 }

@@ -455,7 +455,8 @@ fn decided_words(table: &Snapshot) -> BTreeSet<ChannelKey> {
 fn channel_differences(line: &Lined, now: &ChannelSnapshot, there_is: &str) -> Vec<String> {
     let mut parts = Vec::new();
     if now.state != line.state {
-        parts.push(format!("{}, {there_is} {}", state_word(now.state), state_word(line.state)));
+        let by = if now.autodisabled { " by -a" } else { "" };
+        parts.push(format!("{}{by}, {there_is} {}", state_word(now.state), state_word(line.state)));
     }
     if now.weight != line.weight {
         parts.push(format!("weight {}, {there_is} {}", now.weight.get(), line.weight.get()));

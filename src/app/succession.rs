@@ -346,13 +346,10 @@ impl Taking<'_> {
         let inherited = heir.take_endpoint().and_then(|endpoint| {
             endpoint.map_err(|e| self.log.tell(&Event::NoRendezvous { cause: e.to_string() })).ok()
         });
+        let group = self.settings.control_group.as_ref().map(|group| &group.name[..]);
         let endpoint = match inherited {
-            Some(endpoint) => Some(endpoint),
-            None => {
-                let names = assembly.roster.names();
-                let group = self.settings.control_group.as_ref().map(|group| &group.name[..]);
-                environment::bind(names, group, self.environment, &self.log)?
-            }
+            Some(endpoint) => Some(environment::regroup(endpoint, group, &self.log)?),
+            None => environment::bind(assembly.roster.names(), group, self.environment, &self.log)?,
         };
         let Some(origin) = self.origin.take() else { return Err(self.failed("it was begun already")) };
         let keeper = start::keep(kept, &assembly, &self.log);

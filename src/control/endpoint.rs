@@ -157,6 +157,27 @@ impl Endpoint {
         })
     }
 
+    /// Gives a socket that was taken over to the group that is named now, or takes it from the group that it had. If the
+    /// group cannot have it, it is for its user and root alone.
+    ///
+    /// # Errors
+    /// The group is unknown. Nothing has changed then.
+    pub fn regroup(&mut self, group: Option<&str>) -> Result<(), EndpointError> {
+        let wanted = match group {
+            None => None,
+            Some(name) => Some(group_id(name).ok_or_else(|| EndpointError::UnknownGroup(name.to_owned()))?),
+        };
+        if wanted != self.entries.group {
+            self.ungrouped = self.entries.regroup(wanted).err();
+            if self.ungrouped.is_some() {
+                // The cause was told already.
+                let _ = self.entries.regroup(None);
+            }
+            self.group_named = self.entries.group.is_some();
+        }
+        Ok(())
+    }
+
     /// Why the members of the group that was named may not use it.
     pub fn ungrouped(&self) -> Option<&io::Error> {
         self.ungrouped.as_ref()
@@ -240,6 +261,25 @@ impl Entries {
             .map(|entry| rustix::fs::statat(directory.as_ref(), entry.name(), AtFlags::SYMLINK_NOFOLLOW));
         let group = owned.transpose()?.map(|file| Gid::from_raw(file.st_gid));
         Ok(Self { first, by_name, stopped, left: None, group })
+    }
+
+    /// Gives the socket to another group, or to none.
+    ///
+    /// # Errors
+    /// It has no name any more, or what chown(2) or chmod(2) says.
+    fn regroup(&mut self, group: Option<Gid>) -> io::Result<()> {
+        // All names are links to one file.
+        let Some(entry) = self.by_name.values().find(|entry| entry.is_still_ours()) else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let directory = entry.directory().as_ref();
+        if group.is_some() {
+            rustix::fs::chownat(directory, entry.name(), None, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        let mode = Mode::from_raw_mode(mode_for(group));
+        rustix::fs::chmodat(directory, entry.name(), mode, AtFlags::empty())?;
+        self.group = group;
+        Ok(())
     }
 
     /// What another process needs to take the entries over.
@@ -457,12 +497,17 @@ fn bind_in(
     bind_at(&Arc::new(directory.make().map_err(PutError::Io)?), name, group)
 }
 
+/// The permissions of a control socket, which decide who may connect.
+fn mode_for(group: Option<Gid>) -> RawMode {
+    if group.is_some() { 0o660 } else { 0o600 }
+}
+
 fn bind_at(
     opened: &Arc<OpenDirectory>,
     name: &str,
     group: Option<Gid>,
 ) -> Result<(UnixListener, Entry, Putting), PutError> {
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    let mode = mode_for(group);
     let made = || -> io::Result<(Socket, Entry)> {
         let (socket, temporary) = bind_temporary(opened, name, mode)?;
         let (entry, seen) = Entry::of_socket(opened, temporary)?;

@@ -237,7 +237,7 @@ impl Drop for Control {
 /// # Errors
 /// There are no descriptors or no thread for it. The endpoint is removed then.
 pub fn serve(endpoint: Endpoint, services: Arc<Services>) -> io::Result<Control> {
-    let Endpoint { listener, entries, owner, group_named, .. } = endpoint;
+    let Endpoint { listener, entries, owner, group_named, ungrouped, .. } = endpoint;
     listener.set_nonblocking(true)?;
     // Clients see the credentials of the process that called listen(2) last. So it is called here: a parent
     // that forked may have ended.
@@ -248,6 +248,7 @@ pub fn serve(endpoint: Endpoint, services: Arc<Services>) -> io::Result<Control>
         namespace: peer::own_namespace(),
         owner,
         group_named,
+        ungrouped: ungrouped.map(|cause| cause.to_string()),
         entries: Mutex::new(entries),
         drains: AtomicBool::new(false),
         sessions: Mutex::default(),
@@ -269,6 +270,8 @@ struct ControlState {
     namespace: Option<u64>,
     owner: u32,
     group_named: bool,
+    /// Why the members of the control group may not use it.
+    ungrouped: Option<String>,
     entries: Mutex<Entries>,
     /// Whether the process drains: no service takes clients any more, whatever operators do. Changed under
     /// the lock of `entries`.
@@ -555,7 +558,8 @@ impl ControlState {
             },
         };
         let entries = self.entries().look();
-        let diagnosis = doctor::examine(&self.services, &chosen, (entries, self.group_named));
+        let diagnosis =
+            doctor::examine(&self.services, &chosen, (entries, self.group_named, self.ungrouped.as_deref()));
         match form {
             Form::Text => Reply::Doctor(diagnosis),
             Form::Json => self.report(service, Question::Doctor(diagnosis)),
@@ -659,6 +663,8 @@ fn is_up(service: &ManagedService, key: ChannelKey, (begun, now): (Duration, Dur
         let mut table = service.table.lock_at(now);
         (table.ask(key, begun), table.channel(key).and_then(|channel| channel.health.why))
     };
+    let ends = service.is_killed().then(|| "the service ends, so its channels are not tried".to_owned());
+    let why = ends.or(why);
     match is_proven {
         None => (Reply::NoSuchChannel(Number::from(key.channel.index() as u64)), true),
         Some(true) => (Reply::Works(key.channel), true),

@@ -2,6 +2,7 @@
 //!
 //! Source: docs/compatibility.md, "Process" and "The command language".
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -236,6 +237,38 @@ fn another_user_runs_an_instance_of_his_own() {
     let shown = run(&["-b", &ip, "-c", "show", &port]).code(0);
     assert!(shown.stdout.contains(" 9 "), "{shown}");
     run(&["-b", &ip, "-c", "kill", &port]).code(0).out("shutdown complete, exiting.\n");
+}
+
+#[test]
+fn an_upgrade_gives_the_control_socket_to_the_group_that_is_named_now() {
+    if needs_root("giving a file to a group") {
+        return;
+    }
+    let server = Server::named("a");
+    let at = own_address();
+    let setup = Setup::binding(at);
+    let line = format!("-b {} {} {server}\n", at.ip(), at.port());
+    let file = setup.directory().file("services", &line);
+    let mut instance = setup.start(["--file", &file.display().to_string()]);
+    let run = instance.directory.path().join("run");
+    let sockets = || {
+        let files = fs::read_dir(&run).expect("the run directory");
+        let of_sockets = files.map(|file| file.expect("a file").metadata().expect("its data"));
+        let of_sockets = of_sockets.filter(|data| data.file_type().is_socket());
+        of_sockets.map(|data| (data.mode() & 0o777, data.gid())).collect::<BTreeSet<_>>()
+    };
+    let own = rustix::process::getegid().as_raw();
+    assert_eq!(sockets(), [(0o600, own)].into());
+    for (options, expected) in
+        [("* --control-group 60\n", (0o660, 60)), ("* --control-group 61\n", (0o660, 61)), ("", (0o600, 61))]
+    {
+        fs::write(&file, format!("{options}{line}")).expect("our own file");
+        let told = instance.ctl("upgrade").code(0).stdout;
+        let pid = told.split(' ').nth(1).and_then(|pid| pid.parse().ok()).expect("it is named");
+        assert_eq!(sockets(), [expected].into(), "{options}");
+        instance.succeed(pid);
+    }
+    instance.end();
 }
 
 #[test]

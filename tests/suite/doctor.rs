@@ -132,6 +132,18 @@ fn channels_that_do_not_answer_are_named_with_what_they_met() {
     let line = finding(&instance, "groups");
     assert!(line.starts_with("broken ") && line.contains("connection refused"), "{line}");
     no_finding(&instance, "channels");
+    assert!(line.contains("--fail-open") && line.contains("start the server"), "{line}");
+    instance.end();
+    // What happens to the clients is another thing where the port is closed, and where there is no address.
+    let to = refusing.addr().to_string();
+    let instance = on_own(&["--refuse-when-down", "--check", "tcp", &to]);
+    let line = eventually("it is down", || findings(&instance.ctl("doctor"), "groups").pop());
+    assert!(line.contains("clients are refused (--refuse-when-down)"), "{line}");
+    instance.end();
+    let instance = on_own(&["no-such-host.invalid:80,lazy"]);
+    let line = finding(&instance, "groups");
+    assert!(line.contains("balance closes new clients"), "{line}");
+    assert!(line.contains("Do: getent ahosts no-such-host.invalid; "), "{line}");
     instance.end();
     let instance = on_own(&[]);
     assert!(finding(&instance, "groups").contains("has no channel"));

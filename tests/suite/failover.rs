@@ -281,6 +281,8 @@ fn autodisable_takes_a_failed_channel_out_until_enabled_and_says_so_once() {
     assert_eq!((rows[0].state.as_str(), rows[0].totalc), ("dis", 1));
     let said = instance.stderr().matches(&dead.to_string()).count();
     assert_eq!(said, 1, "{}", instance.stderr());
+    let status = instance.ctl("status").code(0).stdout;
+    assert!(status.contains(": disabled by -a, on the command line enabled\n"), "{status}");
     instance.ctl("enable 0").code(0);
     assert_eq!(instance.names(2), "bb");
     assert_eq!(instance.show()[0].state, "dis", "and out again");

@@ -316,6 +316,9 @@ fn a_control_group_that_the_user_is_not_in_is_told_and_leaves_a_control_socket()
                     Operation not permitted";
         assert_eq!(instance.stderr().contains(told), !is_member, "{}", instance.stderr());
         assert!(!instance.stderr().contains("no_rendezvous"), "{}", instance.stderr());
+        let doctor = ask(&instance, "doctor").stdout;
+        let found = "the members of --control-group cannot give commands: Operation not permitted";
+        assert_eq!(doctor.contains(found), !is_member, "{doctor}");
         ask(&instance, "kill").code(0);
     }
 }

@@ -40,7 +40,7 @@ type EntrySign = (PathBuf, Option<u32>);
 pub(crate) fn examine(
     services: &Services,
     chosen: &[Arc<ManagedService>],
-    (entries, group_named): (Vec<EntrySign>, bool),
+    (entries, group_named, ungrouped): (Vec<EntrySign>, bool, Option<&str>),
 ) -> Diagnosis {
     let process = (services.process.signs)();
     let listens = services.present().into_iter().flat_map(|service| service.listen());
@@ -52,6 +52,7 @@ pub(crate) fn examine(
         path: path.display().to_string(),
         mode,
         group_named,
+        ungrouped: ungrouped.map(str::to_owned),
     });
     let sockets = sockets.collect();
     let is_serving = !services.are_killed();

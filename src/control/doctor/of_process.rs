@@ -216,7 +216,13 @@ pub(super) fn socket(case: &Case) -> Vec<Finding> {
                 "users who should control balance cannot connect",
                 format!("chmod {expected:04o} {path}"),
             )),
-            Some(_) => {}
+            Some(_) => findings.extend(socket.ungrouped.as_ref().map(|cause| {
+                Finding::advice(
+                    format!("the members of --control-group cannot give commands: {cause}"),
+                    "the user of balance is not in the group, and so may not give it the control socket",
+                    "make the user a member of the group, and restart balance",
+                )
+            })),
         }
     }
     // All paths are names of one socket, so one finding is enough.

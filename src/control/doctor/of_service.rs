@@ -85,9 +85,18 @@ fn cure(service: &ServiceSigns, group: &GroupSnapshot) -> String {
         service.command(&in_group(group, &format!("enable {}", channel.id.index())))
     } else if let Some(channel) = has(has_no_weight) {
         service.command(&in_group(group, &format!("weight {} 1", channel.id.index())))
+    } else if let Some(name) =
+        present(group).find(|one| has_no_address(one)).and_then(|one| one.addresses.host())
+    {
+        format!("getent ahosts {name}; {} asks again", service.command("resolve"))
     } else {
         format!("start the server; {} shows when it is back", service.command("status"))
     }
+}
+
+/// Nobody can be sent to a name as long as it has no address.
+fn has_no_address(channel: &ChannelSnapshot) -> bool {
+    channel.addresses.as_slice().is_empty()
 }
 
 pub(super) fn groups(case: &Case) -> Vec<Finding> {
@@ -104,9 +113,11 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
             findings.push(found.of(&service.label));
         }
         // With --fail-open, clients go to these channels whatever their health; not to those that are
-        // disabled or have no weight.
-        let may_take = |one: &ChannelSnapshot| one.state == AdminState::Enabled && one.weight != Weight::ZERO;
-        let may_fail_open = groups().any(|group| present(group).any(may_take));
+        // disabled or have no weight or no address.
+        let may_take = |one: &ChannelSnapshot| {
+            one.state == AdminState::Enabled && one.weight != Weight::ZERO && !has_no_address(one)
+        };
+        let may_fail_open = service.spec.fail_open && groups().any(|group| present(group).any(may_take));
         let last = groups().next_back().map(|group| group.id);
         for group in groups().filter(|group| is_dead(group)) {
             let is_last = Some(group.id) == last;
@@ -115,7 +126,7 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
                 group.id.index(),
                 some(unusable(group).into_iter())
             );
-            let found = match (is_served, service.spec.fail_open && may_fail_open) {
+            let found = match (is_served, may_fail_open) {
                 (true, _) => Finding::advice(
                     found,
                     if is_last {
@@ -123,6 +134,11 @@ pub(super) fn groups(case: &Case) -> Vec<Finding> {
                     } else {
                         "clients go to the next group"
                     },
+                    cure(service, group),
+                ),
+                _ if !is_served && service.spec.refuse_when_down => Finding::broken(
+                    found,
+                    "no other group has one, and clients are refused (--refuse-when-down)",
                     cure(service, group),
                 ),
                 (false, true) => Finding::broken(

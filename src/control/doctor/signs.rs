@@ -158,6 +158,8 @@ pub(crate) struct SocketSign {
     pub(crate) mode: Option<u32>,
     /// Whether `--control-group` named a group that may use it.
     pub(crate) group_named: bool,
+    /// Why that group may not use it all the same.
+    pub(crate) ungrouped: Option<String>,
 }
 
 /// Everything that `doctor` looks at.
