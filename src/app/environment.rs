@@ -303,11 +303,7 @@ pub(super) fn bind(
 ///
 /// # Errors
 /// The control group is unknown.
-pub(super) fn regroup(
-    mut endpoint: Endpoint,
-    group: Option<&str>,
-    log: &Log,
-) -> Result<Endpoint, Failure> {
+pub(super) fn regroup(mut endpoint: Endpoint, group: Option<&str>, log: &Log) -> Result<Endpoint, Failure> {
     endpoint.regroup(group).map_err(|e| unknown_group(&e))?;
     tell_ungrouped(&endpoint, group, log);
     Ok(endpoint)
