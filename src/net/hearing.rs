@@ -1,4 +1,5 @@
-//! How many bytes of unfinished greetings a service keeps, and how many of them each client has.
+//! How many bytes that clients said first a service keeps, and how many of them each client has: of greetings that
+//! are not finished, and of clients that wait for a channel.
 //!
 //! Knows: the limits, who has how much. Never: sockets, what the bytes mean.
 //!
@@ -16,7 +17,7 @@ use crate::sched::ClientSource;
 
 /// This many bytes of a client may be read whatever is kept of others.
 pub(super) const SMALL: usize = 4 * 1024;
-/// What is kept of them at most: the bytes, and the message taken out of its records.
+/// What is kept of them at most while they are read: the bytes, and the message taken out of its records.
 const UNCOUNTED: usize = 2 * SMALL;
 /// Maximum number of counted bytes of all clients of a service; further bytes wait in the kernel. It is
 /// enough for a thousand greetings of maximum length.
@@ -26,7 +27,7 @@ const MOST_OF_ONE: usize = MOST / 8;
 /// That greetings have no room is logged once in this time.
 const TOLD_MS: u64 = 60_000;
 
-/// What a service keeps of its clients' unfinished greetings.
+/// What a service keeps of what its clients said first.
 #[derive(Debug, Default)]
 pub(super) struct KeptGreetings {
     all: AtomicUsize,
@@ -60,6 +61,26 @@ impl KeptGreetings {
         }
     }
 
+    /// Why so many more bytes of a client have no room, in words for the log. `None`: they have room.
+    fn lacks_room(&self, client: IpAddr, bytes: usize) -> Option<&'static str> {
+        if self.all.load(Ordering::Relaxed) + bytes > MOST {
+            return Some("64 MiB of first messages");
+        }
+        let of_one = self.of_one().get(&client).copied().unwrap_or_default();
+        (of_one + bytes > MOST_OF_ONE).then_some("8 MiB of first messages of this client")
+    }
+
+    /// Is there room for so many bytes of a client of which none are counted?
+    pub(super) fn has_room(&self, client: ClientSource, bytes: usize) -> bool {
+        bytes <= SMALL || self.lacks_room(household(client), bytes - SMALL).is_none()
+    }
+
+    /// Is nothing counted?
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.load(Ordering::Relaxed) == 0 && self.of_one().is_empty()
+    }
+
     /// Is it time to log that there is no room? `true` at most once in a while.
     pub(super) fn is_to_be_told(&self, now: Duration) -> bool {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
@@ -68,7 +89,7 @@ impl KeptGreetings {
     }
 }
 
-/// The bytes kept of one client's greeting, counted at its service until this is dropped.
+/// The bytes kept of what one client said first, counted at its service until this is dropped.
 #[derive(Debug)]
 pub(super) struct Hearing {
     kept: Arc<KeptGreetings>,
@@ -88,25 +109,30 @@ impl Hearing {
     /// # Errors
     /// There is no room for any now. The error says why, in words for the log.
     pub(super) fn may_read(&mut self, received: usize, wanted: usize) -> Result<usize, &'static str> {
-        let kept = &self.kept;
         let left = SMALL.saturating_sub(received);
-        let of_one = || kept.of_one().get(&self.client).copied().unwrap_or_default();
         let room = if left > 0 {
             Ok(wanted.min(left))
-        } else if kept.all.load(Ordering::Relaxed) + wanted > MOST {
-            Err("64 MiB of unfinished first messages")
-        } else if of_one() + wanted > MOST_OF_ONE {
-            Err("8 MiB of unfinished first messages of this client")
         } else {
-            Ok(wanted)
+            self.kept.lacks_room(self.client, wanted).map_or(Ok(wanted), Err)
         };
         self.is_starved = room.is_err();
         room
     }
 
-    /// Sets how many bytes are kept now.
+    /// Sets how many bytes are kept now of a greeting that is being read.
     pub(super) fn keep(&mut self, bytes: usize) {
-        let counted = bytes.saturating_sub(UNCOUNTED);
+        self.count(bytes.saturating_sub(UNCOUNTED));
+    }
+
+    /// What is counted for a client of which so many bytes are held for its channel. `None`: they are few.
+    pub(super) fn of_held(kept: &Arc<KeptGreetings>, client: ClientSource, bytes: usize) -> Option<Self> {
+        let counted = bytes.checked_sub(SMALL).filter(|&counted| counted > 0)?;
+        let mut held = Self::of(kept, client);
+        held.count(counted);
+        Some(held)
+    }
+
+    fn count(&mut self, counted: usize) {
         let before = std::mem::replace(&mut self.counted, counted);
         self.kept.add(self.client, counted.saturating_sub(before));
         self.kept.take(self.client, before.saturating_sub(counted));

@@ -24,6 +24,8 @@ pub(super) enum Bug {
     KeepsPlace,
     /// Every group serves every client, whatever it asks for.
     ForgetsRoutes,
+    /// What a proxy has said is kept and not counted.
+    ForgetsHeld,
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use self::untold::Untold;
 use super::busy_poll::{self, BusyPoll};
 use super::chain::Link;
 use super::dial::{Dial, Waited};
+use super::hearing::Hearing;
 use super::planted::{self, Bug};
 use super::shared::{Guest, Message, Shared, tag_of};
 use super::sockets::{AwaitedByte, Sockets};
@@ -154,6 +155,10 @@ struct Rare {
     past: Vec<ChannelKey>,
     /// The client was told to start TLS, so its channel is asked for TLS first.
     asks_for_tls: bool,
+    /// Counts at its service what is kept of its PROXY header, if that is much.
+    header: Option<Hearing>,
+    /// Counts at its service what is held of it for its channel, if that is much.
+    held: Option<Hearing>,
 }
 
 impl Default for Rare {
@@ -168,6 +173,8 @@ impl Default for Rare {
             trace: None,
             past: Vec::new(),
             asks_for_tls: false,
+            header: None,
+            held: None,
         }
     }
 }
@@ -247,6 +254,42 @@ impl Connection {
             trace.peers.claimed = announced.claim;
         }
         self.rare().announced = Some(Box::new(announced));
+        self.count_header();
+    }
+
+    /// How many bytes are kept of its PROXY header.
+    fn kept_of_header(&self) -> usize {
+        self.said().map_or(0, |said| said.tlvs.len())
+    }
+
+    /// Counts what is kept of its PROXY header until [`Connection::got_through`]. It is the proxy that has
+    /// sent it, not the client.
+    fn count_header(&mut self) {
+        let bytes = self.kept_of_header();
+        let counted = Hearing::of_held(&self.service.kept_greetings, self.peer.into(), bytes);
+        if counted.is_some() && !planted::has(Bug::ForgetsHeld) {
+            self.rare().header = counted;
+        }
+    }
+
+    /// Counts what is held of a client whose channel has got nothing yet, until [`Connection::got_through`].
+    fn count_held(&mut self) {
+        let (client, bytes) = (self.client_source(), self.relay.held_from(Side::Client));
+        let counted = Hearing::of_held(&self.service.kept_greetings, client, bytes);
+        if counted.is_some() || self.rare.is_some() {
+            self.rare().held = counted;
+        }
+    }
+
+    /// The first bytes went over its connection to the channel: it stays with this channel, so what was kept
+    /// to begin with another one is not needed any more.
+    fn got_through(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            (rare.header, rare.held) = (None, None);
+            if let Some(said) = &mut rare.announced {
+                said.tlvs = Box::default();
+            }
+        }
     }
 
     /// When its channel will have kept it waiting too long for its first byte, counted from the last delivery
@@ -859,6 +902,9 @@ impl<P: Readiness> Worker<P> {
             delivered: &mut connection.delivered,
         };
         let verdict = connection.relay.turn(&mut sockets, &mut self.scratch);
+        if before == [0; 2] && connection.delivered != before {
+            connection.got_through();
+        }
         if let Verdict::Ask { is_reset } = verdict {
             return self.server_has_ended(key, is_reset);
         }

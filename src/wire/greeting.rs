@@ -123,7 +123,8 @@ impl GreetingReader {
         if self.wants.header {
             match decode(&self.bytes) {
                 Ok(Decoded::Whole(HeaderContent { addresses, tlvs }, length)) => {
-                    self.bytes.drain(..length);
+                    // The memory of the header is given back, too.
+                    self.bytes = self.bytes.split_off(length);
                     self.header = Some(Introduced { addresses, tlvs });
                     self.wants.header = false;
                 }

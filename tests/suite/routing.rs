@@ -314,7 +314,7 @@ fn long_first_messages_that_never_end_keep_nobody_else_out() {
     let told = || instance.told("greetings_full");
     eventually("all room of one client is used", || (!told().is_empty()).then_some(()));
     assert!(
-        told()[0].ends_with("last=127.0.0.1 cause=\"8 MiB of unfinished first messages of this client\""),
+        told()[0].ends_with("last=127.0.0.1 cause=\"8 MiB of first messages of this client\""),
         "{:?}",
         told()
     );
@@ -340,6 +340,78 @@ fn long_first_messages_that_never_end_keep_nobody_else_out() {
         client.read(&mut first).is_ok_and(|got| got == 1).then_some(())
     });
     instance.end();
+}
+
+#[test]
+fn long_first_messages_count_until_a_channel_has_them() {
+    let (a, b) = (tells_its_name("a"), tells_its_name("b"));
+    let listen = own_address();
+    let line = |time: &str| {
+        format!("-b {} --greeting-timeout {time} {} @x.x {a} @ {b}\n", listen.ip(), listen.port())
+    };
+    let setup = Setup::binding(listen);
+    let file = setup.directory().file("services", &line("5m"));
+    let mut instance = setup.start(["--file".to_owned(), file.display().to_string()]);
+    let come = |from: [u8; 4], said: &[u8]| {
+        let mut client = Client::connect_from(from, listen);
+        client.send(said);
+        client
+    };
+    let (short, long) = (hello(Some("x.x"), None, 16_384), long_hello("x.x"));
+    instance.ctl("pause").code(0);
+    let mut wait: Vec<Client> = (0..230).map(|_| come([127, 0, 0, 1], &long)).collect();
+    let told = || instance.told("greetings_full");
+    eventually("all room of one client is used", || (!told().is_empty()).then_some(()));
+    assert!(
+        told()[0].ends_with("last=127.0.0.1 cause=\"8 MiB of first messages of this client\""),
+        "{:?}",
+        told()
+    );
+    // They count in another process, too.
+    instance.directory.file("services", &line("3s"));
+    instance.ctl("reload").code(0);
+    let carried = instance.upgrade();
+    assert!(carried.contains("carried 230, "), "{carried}");
+    // Short ones of the same client, and long ones of another.
+    let (mut few, mut other) = (come([127, 0, 0, 1], &short), come([127, 0, 0, 2], &long));
+    assert_eq!(come([127, 0, 0, 1], &long).ending(), Received::Reset);
+    eventually("it is counted", || (instance.losses() == "1 (greetings full 1)").then_some(()));
+    instance.ctl("resume").code(0);
+    assert_eq!(name_of(&mut few, &short), "a");
+    assert_eq!(name_of(&mut other, &long), "a");
+    // There is room for all again, the first and the last.
+    assert_eq!(name_of(&mut wait[0], &long), "a");
+    assert_eq!(name_of(&mut wait[229], &long), "a");
+    let mut more = come([127, 0, 0, 1], &long);
+    assert_eq!(name_of(&mut more, &long), "a");
+    assert_eq!(instance.losses(), "1 (greetings full 1)");
+    drop((wait, few, other, more));
+    instance.end();
+}
+
+#[test]
+fn long_headers_count_until_a_channel_has_them() {
+    let named = Named::start("--greeting-timeout 5m --accept-proxy any @a.example a @ b");
+    let values = [&[0xe0][..], &60_000_u16.to_be_bytes(), &[7; 60_000]].concat();
+    let addresses = [203, 0, 113, 7, 192, 0, 2, 1, 18, 103, 1, 187];
+    let length = u16::try_from(addresses.len() + values.len()).expect("it is short").to_be_bytes();
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &addresses, &values].concat();
+    let mut clients: Vec<Client> = (0..190).map(|_| named.connect()).collect();
+    clients.iter_mut().for_each(|client| client.send(&header));
+    let told = || named.instance.told("greetings_full");
+    eventually("all room of the proxy is used", || (!told().is_empty()).then_some(()));
+    assert!(told()[0].ends_with("cause=\"8 MiB of first messages of this client\""), "{:?}", told());
+    let said = hello(Some("a.example"), None, 500);
+    // There is room again as they go on.
+    for client in &mut clients {
+        client.send(&said);
+    }
+    for client in &mut clients {
+        assert_eq!(name_of(client, &said), "a");
+    }
+    assert_eq!(named.instance.losses(), "");
+    drop(clients);
+    named.end();
 }
 
 #[test]

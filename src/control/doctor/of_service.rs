@@ -340,7 +340,7 @@ pub(super) fn greetings(case: &Case) -> Vec<Finding> {
                 "{} got no channel, since there was no memory left for the first bytes of a client",
                 counted(clients, "client")
             ),
-            "clients send long first messages and do not finish them; the number is since the start or the last reset",
+            "clients send long first messages and do not finish them, or wait for a channel with them; the number is since the start or the last reset",
             format!(
                 "{} names one in each greetings_full; deny ADDRESS keeps one out, --client-max limits all",
                 service.command("events")

@@ -470,6 +470,12 @@ impl<P: Readiness> Worker<P> {
         if past.len() >= MOST_MOVES {
             return false;
         }
+        // While it waits for another channel, its bytes are kept, and there may be no room for that.
+        let is_counted = connection.rare.as_ref().is_some_and(|rare| rare.held.is_some());
+        let (client, held) = (connection.client_source(), connection.relay.held_from(Side::Client));
+        if !is_counted && !connection.service.kept_greetings.has_room(client, held) {
+            return false;
+        }
         let past = [past, &[left]].concat();
         let peers = connection.peers(connection.peer.into());
         let Some(within) = self.within(key) else { return false };
@@ -499,6 +505,7 @@ impl<P: Readiness> Worker<P> {
         }
         let Some(connection) = self.connections.get_mut(key) else { return true };
         connection.relay.change_server();
+        connection.count_held();
         connection.muted[Side::Server as usize] = false;
         let rare = connection.rare();
         (rare.past, rare.link) = (past, None);

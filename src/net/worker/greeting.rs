@@ -175,9 +175,12 @@ impl<P: Readiness> Worker<P> {
         self.set_deadline(key, None);
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.stage = Stage::Greeted;
+        let before = std::mem::replace(&mut connection.stage, Stage::Greeted);
         connection.moved_at = now;
         connection.relay.hold(Side::Client, greeted.rest);
+        connection.count_held();
+        // What was counted so far is given back only now, so that nobody else gets its room.
+        drop(before);
         if greeted.was_granted {
             connection.rare().asks_for_tls = true;
         }

@@ -122,6 +122,7 @@ impl<P: Readiness> Worker<P> {
                 Stage::Greeting(unheard) => unheard.reader.bytes().len(),
                 _ => connection.relay.held_bytes(),
             };
+            let held = held + connection.said().map_or(0, |said| said.tlvs.len());
             if left.is_some_and(|left| held > left) {
                 return;
             }
@@ -332,6 +333,8 @@ impl<P: Readiness> Worker<P> {
                 .iter()
                 .filter_map(|&(group, channel)| ChannelKey::new(group, channel))
                 .collect(),
+            header: None,
+            held: None,
         };
         let is_rare = rare.trace.is_some()
             || rare.address.is_some()
@@ -341,7 +344,7 @@ impl<P: Readiness> Worker<P> {
             || !rare.past.is_empty()
             || expires_at != NEVER
             || rare.acknowledged > 0;
-        let connection = Connection {
+        let mut connection = Connection {
             client,
             stage,
             relay,
@@ -363,6 +366,13 @@ impl<P: Readiness> Worker<P> {
             service: guest,
             peer: record.client.into(),
         };
+        connection.count_header();
+        match connection.stage {
+            Stage::Greeted => connection.count_held(),
+            // It stays with its channel.
+            Stage::Relaying { .. } => connection.got_through(),
+            Stage::Greeting(_) | Stage::Waiting(_) | Stage::Dialing(_) | Stage::Over => {}
+        }
         Some((self.connections.insert(connection), begin, record))
     }
 

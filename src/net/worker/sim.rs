@@ -208,6 +208,7 @@ fn the_simulator_catches_every_bug_that_is_planted() {
         (Plant::Bug(Bug::StaysWatched), Kind::Watch),
         (Plant::Bug(Bug::ForgetsRoutes), Kind::Place),
         (Plant::Bug(Bug::KeepsPlace), Kind::Counts),
+        (Plant::Bug(Bug::ForgetsHeld), Kind::Counts),
     ] {
         let mut found: BTreeMap<Kind, u64> = BTreeMap::new();
         for seed in 0..count {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::super::Stage;
 use super::peers::{Heard, asks, client_at};
 use super::world::{Channel, Fate, Routing, World};
+use crate::net::hearing;
 use crate::net::shared::Desk;
 use crate::observe::Event;
 use crate::sched::{BadGreeting, ChannelKey, End, GroupId, Loss, OwnFault, Rule};
@@ -276,6 +277,38 @@ impl World {
                 });
             }
         }
+        self.check_held();
+    }
+
+    /// Checks that first bytes count as long as they are held for a channel, and no longer.
+    fn check_held(&mut self) {
+        let mut wrong = None;
+        for seat in &self.seats {
+            for (_, connection) in &seat.worker.connections {
+                let held = connection.relay.held_from(Side::Client);
+                let rare = connection.rare.as_deref();
+                let are_counted = [
+                    rare.is_some_and(|rare| rare.header.is_some()),
+                    rare.is_some_and(|rare| rare.held.is_some()),
+                ];
+                let is_much = [connection.kept_of_header(), held].map(|bytes| bytes > hearing::SMALL);
+                let have_to_be = match &connection.stage {
+                    Stage::Greeted | Stage::Waiting(_) | Stage::Dialing(_) => is_much,
+                    Stage::Greeting(_) => [is_much[0], false],
+                    // What it has got is counted as before, until more has gone over its connection.
+                    Stage::Relaying { .. } if connection.delivered == [0; 2] => are_counted,
+                    Stage::Relaying { .. } | Stage::Over => [false; 2],
+                };
+                if are_counted != have_to_be {
+                    wrong = Some((connection.id, are_counted, have_to_be));
+                }
+            }
+        }
+        if let Some((id, are_counted, have_to_be)) = wrong {
+            let what =
+                format!("connection {id} counts header and first bytes: {are_counted:?}, not {have_to_be:?}");
+            self.violate(Kind::Counts, || what);
+        }
     }
 
     /// Checks the state at the end.
@@ -308,6 +341,12 @@ impl World {
             if (active, waiting, connections) != (0, 0, 0) {
                 wrong.push(format!(
                     "service {at}: {active} slots taken, {waiting} wait, {connections} connections"
+                ));
+            }
+            let kept = &served.service.kept_greetings;
+            if !kept.is_empty() {
+                wrong.push(format!(
+                    "service {at}: first bytes are counted of clients that are gone: {kept:?}"
                 ));
             }
             let counted = served.service.gate().clients();
