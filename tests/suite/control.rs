@@ -14,8 +14,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::{
-    BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, copy_program, eventually, needs_root,
-    own_address, private_network,
+    BALANCE, Client, Directory, Instance, Run, Server, Setup, Terminal, eventually, needs_root, own_address,
+    own_directory, private_network, program_for_all, set_mode,
 };
 
 fn rendezvous(directory: &Directory) -> Vec<PathBuf> {
@@ -193,9 +193,7 @@ fn another_user_cannot_steer_an_instance() {
         fs::set_permissions(parent, fs::Permissions::from_mode(0o1777)).expect("root may");
     }
     // The program under test lives where nobody may not look.
-    let copy = instance.directory.path().join("balance");
-    copy_program(BALANCE, &copy);
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let copy = program_for_all(&instance.directory);
     for command in ["show", "disable 0", "kill"] {
         let asked = Run::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -219,14 +217,9 @@ fn another_user_runs_an_instance_of_his_own() {
     let address = own_address();
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let directory = Directory::new();
-    let copy = directory.path().join("balance");
-    copy_program(BALANCE, &copy);
-    let home = directory.path().join("home");
-    fs::create_dir(&home).expect("a fresh directory");
-    for (path, mode) in [(directory.path(), 0o755), (&copy, 0o755), (&home, 0o700)] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
-    }
-    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).expect("root may");
+    let copy = program_for_all(&directory);
+    let home = own_directory(&directory, "home");
+    set_mode(&home, 0o700);
     // No directory of ours: /run/balance may not exist or not be his, so he falls back to his own runtime directory.
     let run = |args: &[&str]| {
         let as_nobody = Run::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups", "env"]);
@@ -283,11 +276,7 @@ fn members_of_the_control_group_are_served_and_others_are_not() {
     let id = crate::tap::number_of(&instance, &client);
     let directory = instance.directory.path().to_owned();
     let directory = &*directory;
-    let copy = directory.join("balance");
-    copy_program(BALANCE, &copy);
-    for path in [directory, &copy] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our own file");
-    }
+    let copy = program_for_all(&instance.directory);
     let ask_as = |group: &str, command: &str| {
         Run::new("setpriv")
             .args(["--reuid=65534", &format!("--regid={group}"), "--clear-groups"])

@@ -4,13 +4,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::harness::{Client, Run, Server, Setup, eventually, needs_root, own_address};
-use crate::unprivileged::{Elsewhere, USER, as_program, ask, own_directory, rustix_has_landlock};
-
-fn open_to_all(path: &Path) {
-    let mode = if path.is_dir() { 0o755 } else { 0o644 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
-}
+use crate::harness::{
+    Client, Elsewhere, Run, Server, USER, Unprivileged, eventually, has_landlock, needs_root, open_to_all,
+    own_address, own_directory, set_mode,
+};
 
 /// Puts a link to the new target in place of the old one.
 fn relink(link: &Path, target: &Path) {
@@ -22,44 +19,38 @@ fn relink(link: &Path, target: &Path) {
 /// /etc/hosts, so that no name server is needed.
 #[test]
 fn names_are_looked_up_though_a_file_of_the_system_now_lies_elsewhere() {
-    if needs_root("a mount namespace") || !rustix_has_landlock() {
+    if needs_root("a mount namespace") || !has_landlock() {
         return;
     }
     let (server, at) = (Server::named("a"), own_address());
-    let setup = as_program(Setup::binding(at), "");
+    let setup = Unprivileged::at(at);
     let top = setup.directory().path().to_owned();
     let [etc, run] = ["etc", "run-of-the-system"].map(|name| top.join(name));
     [&etc, &run].into_iter().for_each(|path| fs::create_dir(path).expect("a new directory"));
     fs::write(etc.join("nsswitch.conf"), "hosts: files\n").expect("our own file");
     fs::write(etc.join("hosts"), "127.0.0.9 web.test\n").expect("our own file");
-    let script = format!(
-        "exec unshare -m sh -ec '\''mount --bind {} /etc; mount --bind {} /run; exec {} -f \"$@\"'\'' sh \"$@\";",
+    let mounts = format!(
+        "unshare -m sh -ec 'mount --bind {} /etc; mount --bind {} /run; exec \"$@\"' sh",
         etc.display(),
-        run.display(),
-        top.join("balance").display()
-    )
-    .replace("'\\''", "'");
-    let user = format!("{USER}:{USER}");
-    let (ip, port) = (at.ip().to_string(), at.port().to_string());
+        run.display()
+    );
     let channel = format!("web.test:{}", server.addr.port());
-    let instance =
-        setup.shell(&script).spawn(["--user", &user, "-b", &ip, &port, &channel].map(str::to_owned));
-    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
-    assert!(ask(&instance, "status").stdout.contains("127.0.0.9"), "{}", ask(&instance, "status"));
+    let instance = setup.through(&mounts).serve(&[], &channel);
+    assert!(instance.ask("status").stdout.contains("127.0.0.9"), "{}", instance.ask("status"));
     // A directory in /run that was not there at the start.
     let late = run.join("late");
     fs::create_dir(&late).expect("a new directory");
     fs::write(late.join("hosts"), "127.0.0.8 web.test\n").expect("our own file");
     relink(&etc.join("hosts"), Path::new("/run/late/hosts"));
-    ask(&instance, "resolve").code(0);
-    eventually("the new address", || ask(&instance, "status").stdout.contains("127.0.0.8").then_some(()));
+    instance.ask("resolve").code(0);
+    eventually("the new address", || instance.ask("status").stdout.contains("127.0.0.8").then_some(()));
     // One that Landlock closes off. The doctor says so.
     let elsewhere = Elsewhere::new();
     let hosts = elsewhere.0.join("hosts");
     fs::write(&hosts, "127.0.0.7 web.test\n").expect("our own file");
     [&elsewhere.0, &hosts].into_iter().for_each(|path| open_to_all(path));
     relink(&etc.join("hosts"), &hosts);
-    let doctor = ask(&instance, "doctor").stdout;
+    let doctor = instance.ask("doctor").stdout;
     assert!(
         doctor.contains("broken names: ")
             && doctor.contains("the name 'web.test' cannot be looked up now: ")
@@ -67,48 +58,32 @@ fn names_are_looked_up_though_a_file_of_the_system_now_lies_elsewhere() {
             && doctor.contains("Do: restart balance"),
         "{doctor}"
     );
-    ask(&instance, "kill").code(0);
+    instance.ask("kill").code(0);
 }
 
 #[test]
 fn where_landlock_refuses_a_file_it_is_named() {
-    if needs_root("becoming another user") || !rustix_has_landlock() {
+    if needs_root("becoming another user") || !has_landlock() {
         return;
     }
     let (server, at) = (Server::named("a"), own_address());
-    let setup = as_program(Setup::binding(at), "");
+    let setup = Unprivileged::at(at);
     let lists = own_directory(setup.directory(), "lists");
     let logs = own_directory(setup.directory(), "logs");
     let states = own_directory(setup.directory(), "states");
     let (list, log, state) = (lists.join("deny"), logs.join("access"), states.join("state"));
     fs::write(lists.join("real"), "192.0.2.0/24\n").expect("our own file");
     symlink("real", &list).expect("our own directory");
-    let user = format!("{USER}:{USER}");
-    let (ip, port) = (at.ip().to_string(), at.port().to_string());
     let [list_text, log_text, state_text] = [&list, &log, &state].map(|path| path.display().to_string());
-    let args = [
-        "--user",
-        &user,
-        "--deny",
-        &list_text,
-        "--access-log",
-        &log_text,
-        "--state",
-        &state_text,
-        "-b",
-        &ip,
-        &port,
-        &server.to_string(),
-    ];
-    let instance = setup.spawn(args.map(str::to_owned));
-    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    let options = ["--deny", &list_text, "--access-log", &log_text, "--state", &state_text];
+    let instance = setup.serve(&options, &server);
     let elsewhere = Elsewhere::new();
     let moved = elsewhere.0.join("deny");
     fs::write(&moved, "198.51.100.0/24\n").expect("our own file");
     [&elsewhere.0, &moved].into_iter().for_each(|path| open_to_all(path));
     relink(&list, &moved);
     let found = eventually("it is told", || {
-        let doctor = ask(&instance, "doctor").stdout;
+        let doctor = instance.ask("doctor").stdout;
         doctor.lines().find(|line| line.starts_with("broken lists ")).map(str::to_owned)
     });
     assert!(
@@ -122,11 +97,11 @@ fn where_landlock_refuses_a_file_it_is_named() {
     }
     own_directory(&instance.directory, "logs");
     own_directory(&instance.directory, "states");
-    let told = ask(&instance, "reopen");
+    let told = instance.ask("reopen");
     assert!(told.code != 0 && told.to_string().contains("(--landlock: "), "{told}");
-    ask(&instance, "disable 0").code(0);
+    instance.ask("disable 0").code(0);
     eventually("the state cannot be written", || {
-        let events = ask(&instance, "events").stdout;
+        let events = instance.ask("events").stdout;
         let told = "cannot write the changes: make a new file: Permission denied (os error 13) (--landlock: ";
         let other = "cannot write the changes: lock ";
         events
@@ -134,7 +109,7 @@ fn where_landlock_refuses_a_file_it_is_named() {
             .find(|line| (line.contains(told) || line.contains(other)) && line.contains("(--landlock: "))
             .map(drop)
     });
-    let doctor = ask(&instance, "doctor").stdout;
+    let doctor = instance.ask("doctor").stdout;
     let of = |check: &str| doctor.lines().find(|line| line.starts_with(check)).unwrap_or_default().to_owned();
     for (check, what) in [
         ("broken state-file: ", "the file of --state cannot be written: "),
@@ -146,9 +121,9 @@ fn where_landlock_refuses_a_file_it_is_named() {
             "{doctor}"
         );
     }
-    ask(&instance, "enable 0").code(0);
+    instance.ask("enable 0").code(0);
     assert_eq!(Client::connect(at).recv(1), b"a");
-    ask(&instance, "kill").code(0);
+    instance.ask("kill").code(0);
 }
 
 #[test]
@@ -176,7 +151,7 @@ fn a_file_that_permissions_refuse_is_told_with_its_owner() {
     let closed = elsewhere.0.join("closed");
     fs::create_dir(&closed).expect("a new directory");
     fs::write(closed.join("deny"), "192.0.2.0/24\n").expect("our own file");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).expect("our own");
+    set_mode(&closed, 0o700);
     let told = run(&["--deny", &format!("{place}/closed/deny")]);
     assert!(
         told.code != 0
@@ -193,25 +168,11 @@ fn a_state_file_that_cannot_be_written_is_broken_until_it_can() {
         return;
     }
     let (server, at) = (Server::named("a"), own_address());
-    let setup = as_program(Setup::binding(at), "");
+    let setup = Unprivileged::at(at);
     let states = own_directory(setup.directory(), "states");
     let http = own_address();
-    let user = format!("{USER}:{USER}");
-    let (ip, port) = (at.ip().to_string(), at.port().to_string());
-    let args = [
-        "--user",
-        &user,
-        "--state",
-        &states.join("st").display().to_string(),
-        "--http",
-        &http.to_string(),
-        "-b",
-        &ip,
-        &port,
-        &server.to_string(),
-    ];
-    let instance = setup.spawn(args.map(str::to_owned));
-    eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+    let state = states.join("st").display().to_string();
+    let instance = setup.serve(&["--state", &state, "--http", &http.to_string()], &server);
     let mode = |name: &str| Some(fs::metadata(states.join(name)).ok()?.permissions().mode() & 0o777);
     eventually("it is written", || mode("st"));
     assert_eq!((mode("st"), mode("st.lock")), (Some(0o600), Some(0o600)));
@@ -226,16 +187,16 @@ fn a_state_file_that_cannot_be_written_is_broken_until_it_can() {
     };
     assert_eq!(failing().as_deref(), Some("0"));
     std::os::unix::fs::chown(&states, Some(0), Some(0)).expect("root may");
-    ask(&instance, "disable 0").code(0);
+    instance.ask("disable 0").code(0);
     let why = "(the user nobody may not ";
     let doctor = eventually("the doctor knows", || {
-        let doctor = ask(&instance, "doctor").stdout;
+        let doctor = instance.ask("doctor").stdout;
         doctor.contains("broken state-file: ").then_some(doctor)
     });
     assert!(doctor.contains(why) && doctor.contains("states, which belongs to root)"), "{doctor}");
     assert_eq!(failing().as_deref(), Some("1"));
     std::os::unix::fs::chown(&states, Some(USER), Some(USER)).expect("root may");
     eventually("it is written again", || (failing().as_deref() == Some("0")).then_some(()));
-    assert!(!ask(&instance, "doctor").stdout.contains("state-file"), "it is cured");
-    ask(&instance, "kill").code(0);
+    assert!(!instance.ask("doctor").stdout.contains("state-file"), "it is cured");
+    instance.ask("kill").code(0);
 }

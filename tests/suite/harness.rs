@@ -16,6 +16,7 @@ mod servers;
 mod status;
 mod terminal;
 mod tracer;
+mod unprivileged;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,6 +37,9 @@ pub(crate) use scripts::{alive, await_no_children, children, copy_program, execu
 pub(crate) use servers::{Server, echo};
 pub(crate) use terminal::Terminal;
 pub(crate) use tracer::Tracer;
+pub(crate) use unprivileged::{
+    Elsewhere, USER, Unprivileged, has_landlock, open_to_all, own_directory, program_for_all, set_mode,
+};
 
 /// The program under test.
 pub(crate) const BALANCE: &str = env!("CARGO_BIN_EXE_balance");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{
-    BALANCE, Directory, Run, copy_program, eventually, needs_root, own_address, private_network,
+    BALANCE, Directory, Run, eventually, needs_root, own_address, private_network, program_for_all, set_mode,
 };
 
 /// Who attacks: nobody.
@@ -28,12 +28,10 @@ struct Commons {
 impl Commons {
     fn new() -> Self {
         let directory = Directory::new();
-        let (run, balance) = (directory.path().join("run"), directory.path().join("balance"));
+        let run = directory.path().join("run");
         fs::create_dir(&run).expect("a fresh directory");
-        copy_program(BALANCE, &balance);
-        for (path, mode) in [(directory.path(), 0o755), (&run, 0o1777), (&balance, 0o755)] {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own file");
-        }
+        set_mode(&run, 0o1777);
+        let balance = program_for_all(&directory);
         Self { directory, run, balance }
     }
 

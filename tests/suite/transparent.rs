@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, Sender};
 
 use crate::harness::{
-    BALANCE, Client, Directory, Finished, Instance, Run, Server, Setup, copy_program, eventually,
+    BALANCE, Client, Directory, Finished, Instance, Run, Server, Setup, Unprivileged, eventually,
     private_network,
 };
 
@@ -402,22 +402,8 @@ fn it_needs_the_capability_and_another_user_keeps_it() {
             .code(71);
         let _ = refused.err("--transparent needs CAP_NET_ADMIN");
 
-        let setup = Setup::binding(at("10.1.0.1:80"));
-        let copy = setup.directory().path().join("balance");
-        copy_program(BALANCE, &copy);
-        let open = |path: &std::path::Path| {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own");
-        };
-        [setup.directory().path(), &copy].into_iter().for_each(open);
-        let mut instance = setup
-            .shell(&format!("exec {} -f \"$@\";", copy.display()))
-            .spawn(["--user", "65534:65534"].iter().chain(&words[1..]));
-        let ask = |instance: &Instance, command: &str| {
-            let process = format!("process.{}", instance.pid());
-            Run::balance(&instance.directory).args(["-c", command, &process]).finish()
-        };
-        eventually("it answers", || (ask(&instance, "version").code == 0).then_some(()));
+        let setup = Unprivileged::at(at("10.1.0.1:80"));
+        let mut instance = setup.serve(&["--transparent"], &"10.2.0.2:8080");
         for _ in 0..2 {
             let status =
                 std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).expect("it runs");
@@ -426,9 +412,9 @@ fn it_needs_the_capability_and_another_user_keeps_it() {
                 "net_admin beside net_bind_service: {status}"
             );
             lab.shows("10.1.0.7", "10.1.0.1:80", &lab.v4, "10.1.0.7");
-            let doctor = ask(&instance, "doctor").stdout;
+            let doctor = instance.ask("doctor").stdout;
             assert!(doctor.contains("net_admin (for --transparent)"), "{doctor}");
-            let told = ask(&instance, "upgrade").code(0).stdout;
+            let told = instance.ask("upgrade").code(0).stdout;
             let pid = told.strip_prefix("process ").and_then(|rest| rest.split(' ').next()?.parse().ok());
             instance.succeed(pid.unwrap_or_else(|| panic!("no process is named: {told}")));
         }
