@@ -147,6 +147,8 @@ struct Rare {
     expires_at: u64,
     /// How many bytes both peers had acknowledged when the kernel was last asked.
     acknowledged: u64,
+    /// Whether the peer of a Unix socket had left bytes unread then.
+    unread: bool,
     /// It waits for room in the dump.
     undumped: bool,
     /// What the access log will report about it, if there is one.
@@ -169,6 +171,7 @@ impl Default for Rare {
             link: None,
             expires_at: NEVER,
             acknowledged: 0,
+            unread: false,
             undumped: false,
             trace: None,
             past: Vec::new(),

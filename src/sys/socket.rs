@@ -515,11 +515,16 @@ pub(crate) fn unsent(_fd: impl AsFd) -> usize {
     0
 }
 
-/// How long ago the peer last sent an acknowledgement of any kind. `None` if the system cannot tell.
+/// How long ago the peer last sent an acknowledgement of any kind. `None` if the system cannot tell, as of a Unix
+/// socket.
 #[cfg(target_os = "linux")]
 pub(crate) fn since_acknowledged(fd: impl AsFd) -> Option<Duration> {
-    // A kernel that cannot tell just now does not make a peer silent.
-    Some(tcp_info(fd).map_or(Duration::ZERO, |info| Duration::from_millis(info.tcpi_last_ack_recv.into())))
+    match tcp_info(&fd) {
+        Some(info) => Some(Duration::from_millis(info.tcpi_last_ack_recv.into())),
+        None if unix::is_unix(&fd) => None,
+        // A kernel that cannot tell just now does not make a peer silent.
+        None => Some(Duration::ZERO),
+    }
 }
 
 /// The smoothed round-trip time to the peer, and the number of retransmitted segments. `None` if the system

@@ -827,6 +827,56 @@ fn sessions(instance: &Instance) -> usize {
     json["sessions"].as_array().map_or(0, Vec::len)
 }
 
+/// The only session until it has ended, as `sessions json` has it each time.
+fn session_until_its_end(instance: &Instance) -> Vec<Value> {
+    let mut seen = Vec::new();
+    eventually("the session ends", || {
+        let text = instance.ctl("sessions json").code(0).stdout;
+        let json: Value = serde_json::from_str(&text).expect("JSON");
+        match json["sessions"].get(0) {
+            None => Some(()),
+            Some(session) => {
+                seen.push(session.clone());
+                None
+            }
+        }
+    });
+    seen
+}
+
+#[test]
+fn a_connection_to_a_unix_socket_is_idle_since_its_last_byte() {
+    let channel = Place::new();
+    let listener = UnixListener::bind(&channel.path).expect("a path of our own");
+    // Longer than the time after which a half-closed connection is looked at.
+    let instance = Instance::start(["--half-close-timeout", "7s", "PORT", &channel.word()]);
+    let mut client = instance.connect();
+    client.send("x");
+    let (mut server, _) = listener.accept().expect("a client");
+    server.read_exact(&mut [0]).expect("its byte");
+    client.0.shutdown(Shutdown::Write).expect("connected");
+    let idle = session_until_its_end(&instance).into_iter().map(|one| one["idle_seconds"].as_f64());
+    let idle: Vec<f64> = idle.map(|seconds| seconds.expect("a number")).collect();
+    assert!(idle.is_sorted(), "no byte has moved meanwhile: {idle:?}");
+    instance.end();
+}
+
+#[test]
+fn a_client_that_has_reset_is_named_as_long_as_its_channel_has_the_connection() {
+    let channel = Place::new();
+    let listener = UnixListener::bind(&channel.path).expect("a path of our own");
+    let instance = Instance::start(["PORT", &channel.word()]);
+    let mut client = instance.connect();
+    client.send("x");
+    let server = listener.accept().expect("a client");
+    let name = client.0.local_addr().expect("connected").to_string();
+    client.rst();
+    let seen = session_until_its_end(&instance);
+    assert!(seen.iter().all(|session| session["client"] == *name), "{name}: {seen:?}");
+    drop(server);
+    instance.end();
+}
+
 #[test]
 fn a_peer_that_has_closed_both_directions_is_gone_after_a_minute() {
     // Servers and clients that end nothing by themselves.

@@ -146,17 +146,28 @@ impl<P: Readiness> Worker<P> {
     fn ask_progress(&mut self, key: usize) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let sockets = || [Side::Client, Side::Server].into_iter().filter_map(|side| connection.fd(side));
-        let unsent: usize = sockets().map(socket::unsent).sum();
+        let sides = [Side::Client, Side::Server]
+            .map(|side| connection.fd(side).map(|fd| (socket::unsent(fd), socket::since_acknowledged(fd))));
+        let unsent: usize = sides.iter().flatten().map(|(unsent, _)| unsent).sum();
         let acknowledged = connection.delivered.iter().sum::<u64>().saturating_sub(unsent as u64);
+        let rare = connection.rare.as_deref();
+        let (before, was_unread) = rare.map_or((0, false), |rare| (rare.acknowledged, rare.unread));
+        // Of a Unix socket the kernel does not tell when its peer has read. If bytes were left at the last look,
+        // or are now, that may have been a moment ago; otherwise they were read when they were written.
+        let since = sides.iter().flatten().filter_map(|&(unsent, since)| {
+            since.or_else(|| (was_unread || unsent > 0).then_some(Duration::ZERO))
+        });
         // An end that is not acknowledged yet counts as a byte, so a smaller number than before means
         // nothing.
-        let before = connection.rare.as_ref().map_or(0, |rare| rare.acknowledged);
         if acknowledged > before
-            && let Some(since) = sockets().filter_map(socket::since_acknowledged).min()
+            && let Some(since) = since.min()
         {
             connection.moved_at = connection.moved_at.max(now.saturating_sub(millis(since)));
             connection.rare().acknowledged = acknowledged;
+        }
+        let unread = sides.iter().flatten().any(|(unsent, since)| since.is_none() && *unsent > 0);
+        if unread != was_unread {
+            connection.rare().unread = unread;
         }
     }
 

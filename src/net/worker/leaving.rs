@@ -325,6 +325,7 @@ impl<P: Readiness> Worker<P> {
             link,
             expires_at,
             acknowledged: record.acknowledged,
+            unread: false,
             undumped: false,
             trace: self.trace_again((peers, guest.came_to()), record.age + away, record.trace.as_deref()),
             asks_for_tls: record.asks_for_tls,

@@ -71,7 +71,11 @@ impl<P: Readiness> Worker<P> {
         let since = |at: u64| Duration::from_millis(self.now.saturating_sub(at));
         SessionSnapshot {
             id: connection.id,
-            client: socket::client(&connection.client).map(|seen| connection.peers(seen)),
+            // After a reset the kernel does not know it any more.
+            client: Some(
+                connection
+                    .peers(socket::client(&connection.client).unwrap_or_else(|| connection.peer.into())),
+            ),
             port: connection.service.dialer.circle.is_wide().then(|| connection.service.came_to()),
             channel: channel(connection),
             begun: Duration::from_millis(connection.accepted_at),
