@@ -78,11 +78,11 @@ pub(super) fn is_fenced(message: &str) -> bool {
     message.contains(MARK)
 }
 
-/// Why a name cannot be looked up, if Landlock closes a file off that the lookup needs.
+/// Why a name cannot be looked up, if Landlock or permissions close a file off that the lookup needs.
 pub(super) fn of_lookup() -> Option<String> {
     LOOKUP.iter().find_map(|path| {
         let error = fs::File::open(path).err()?;
-        let why = reason(&error, path.as_ref(), FileUse::Read).filter(|why| is_fenced(why))?;
+        let why = reason(&error, path.as_ref(), FileUse::Read)?;
         Some(format!("{path}: {error} ({why})"))
     })
 }

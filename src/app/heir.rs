@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
+use super::lockdown;
 use super::lookup::Known;
 use super::origin::HANDOVER;
 use super::prepared::Got;
@@ -48,7 +49,12 @@ impl Heir {
     /// offer.
     pub(super) fn of_this_process() -> Option<Self> {
         let predecessor = std::env::var(HANDOVER).ok()?.parse().ok()?;
-        Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor).ok()
+        let heir = Self::of(UnixStream::from(process::take_stdin().ok()?), predecessor).ok()?;
+        if heir.offer.is_fenced {
+            // From the first moment on: it explains what this process cannot open.
+            lockdown::inherit();
+        }
+        Some(heir)
     }
 
     /// Reads what is offered on this stream.

@@ -58,6 +58,17 @@ fn names_are_looked_up_though_a_file_of_the_system_now_lies_elsewhere() {
             && doctor.contains("Do: restart balance"),
         "{doctor}"
     );
+    // One that this user may not read.
+    let own = etc.join("hosts.new");
+    fs::write(&own, "127.0.0.6 web.test\n").expect("our own file");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).expect("our own file");
+    fs::rename(&own, etc.join("hosts")).expect("our own files");
+    let doctor = instance.ask("doctor").stdout;
+    assert!(
+        doctor.contains("/etc/hosts: Permission denied (os error 13) (the user ")
+            && doctor.contains("Do: let this user read that file"),
+        "{doctor}"
+    );
     instance.ask("kill").code(0);
 }
 
@@ -98,6 +109,8 @@ fn where_landlock_refuses_a_file_it_is_named() {
     own_directory(&instance.directory, "logs");
     own_directory(&instance.directory, "states");
     let told = instance.ask("reopen");
+    assert!(told.code != 0 && told.to_string().contains("(--landlock: "), "{told}");
+    let told = instance.ask("upgrade");
     assert!(told.code != 0 && told.to_string().contains("(--landlock: "), "{told}");
     instance.ask("disable 0").code(0);
     eventually("the state cannot be written", || {

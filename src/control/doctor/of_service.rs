@@ -14,6 +14,8 @@ use crate::spec::ListenSpan;
 
 /// What the reason begins with if Landlock refuses a file.
 pub(super) const LANDLOCK: &str = "--landlock: ";
+/// A part of a cause that says that permissions close a file off.
+const FORBIDDEN: &str = " (the user ";
 /// Maximum number of channels, names or addresses that a finding lists.
 const MOST_NAMED: usize = 4;
 /// A connection that has been silent for this long counts as idle: firewalls begin to forget it.
@@ -245,13 +247,16 @@ pub(super) fn names(case: &Case) -> Vec<Finding> {
             "a start waits for it, and a reload keeps the old addresses",
             format!("getent ahosts {host}, and compare the name servers in /etc/resolv.conf"),
         )),
-        Some(Err(why)) if why.contains(LANDLOCK) => Some(Finding::broken(
+        Some(Err(why)) if why.contains(LANDLOCK) || why.contains(FORBIDDEN) => Some(Finding::broken(
             format!("the name '{host}' cannot be looked up now: {why}"),
             match known.is_empty() {
                 true => "its channel gets no client".to_owned(),
                 false => format!("balance still uses {}, and does not notice a change", listed(known)),
             },
-            "restart balance",
+            match why.contains(LANDLOCK) {
+                true => "restart balance",
+                false => "let this user read that file",
+            },
         )),
         Some(Err(why)) if known.is_empty() => Some(Finding::broken(
             format!("the name '{host}' has no address yet ({why})"),
