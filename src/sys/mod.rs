@@ -21,7 +21,7 @@ pub mod given;
 pub(crate) mod hosts;
 pub mod listen;
 #[cfg(target_os = "linux")]
-pub(crate) mod netlink;
+pub mod netlink;
 pub mod passing;
 pub(crate) mod poller;
 pub(crate) mod program;

@@ -65,8 +65,7 @@ pub(crate) fn interface_towards(to: IpAddr) -> io::Result<Option<u32>> {
     if answer.get(7) == Some(&TO_US) {
         return Ok(None);
     }
-    let found = Attributes(answer.get(12..).unwrap_or_default()).find(|&(kind, _)| kind == 4);
-    found.and_then(|(_, value)| number(value)).map(Some).ok_or_else(|| io::Error::other("no interface"))
+    found_interface(&answer).map(Some).ok_or_else(|| io::Error::other("no interface"))
 }
 
 /// The packet marks that policy rules of an address family match, each with its routing table.
@@ -77,14 +76,7 @@ pub(crate) fn marks(is_v6: bool) -> io::Result<Vec<(u32, u32)>> {
     let header = [family(is_v6), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut marks = Vec::new();
     ask(SockProtocol::NetlinkRoute, GET_RULE, true, &header, |body| {
-        let (mut mark, mut table) = (0, body.get(4).copied().unwrap_or(0).into());
-        for (kind, value) in Attributes(body.get(12..).unwrap_or_default()) {
-            match kind {
-                10 => mark = number(value).unwrap_or(0),
-                15 => table = number(value).unwrap_or(table),
-                _ => {}
-            }
-        }
+        let (mark, table) = found_mark(body);
         if mark != 0 {
             marks.push((mark, table));
         }
@@ -99,13 +91,7 @@ pub(crate) fn marks(is_v6: bool) -> io::Result<Vec<(u32, u32)>> {
 pub(crate) fn nftables_mark(is_v6: bool) -> io::Result<bool> {
     let mut marks = false;
     ask(SockProtocol::NetlinkNetFilter, GET_NFT_RULE, true, &[0, 0, 0, 0], |body| {
-        // Rules of the family `inet` apply to both IPv4 and IPv6.
-        if ![Some(&1), Some(&family(is_v6))].contains(&body.first()) {
-            return;
-        }
-        let rule = Attributes(body.get(4..).unwrap_or_default());
-        let expressions = rule.filter(|&(kind, _)| kind == 4).flat_map(|(_, value)| Attributes(value));
-        marks |= expressions.map(|(_, expression)| Attributes(expression)).any(is_marking);
+        marks |= marks_packets(body, is_v6);
     })?;
     Ok(marks)
 }
@@ -173,28 +159,84 @@ fn ask(
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let length = socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        if rest.is_empty() {
+        if buffer[..length].is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        while let Some((kind, body, next)) = first_message(rest) {
-            rest = next;
-            match kind {
-                DONE => return Ok(()),
-                ERROR => {
-                    let number = body.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return match number {
-                        0 => Ok(()),
-                        number => Err(io::Error::from_raw_os_error(number.saturating_neg())),
-                    };
-                }
-                _ => each(body),
-            }
-            if !dumps {
-                return Ok(());
-            }
+        if read_answers(&buffer[..length], dumps, &mut each)? {
+            return Ok(());
         }
     }
+}
+
+/// Passes the bodies of all answers in a datagram to `each`. `true`: no more answers will come.
+///
+/// # Errors
+/// The error that the kernel answered with.
+fn read_answers(mut rest: &[u8], dumps: bool, each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    while let Some((kind, body, next)) = first_message(rest) {
+        rest = next;
+        match kind {
+            DONE => return Ok(true),
+            ERROR => {
+                let number = body.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return match number {
+                    0 => Ok(true),
+                    number => Err(io::Error::from_raw_os_error(number.saturating_neg())),
+                };
+            }
+            _ => each(body),
+        }
+        if !dumps {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Reads a datagram as an answer to every question that is ever asked, and counts the answers. For fuzzing.
+#[doc(hidden)]
+pub fn read_any(datagram: &[u8]) -> usize {
+    let mut count = 0;
+    for dumps in [false, true] {
+        let mut each = |body: &[u8]| {
+            count += 1;
+            let _ = (found_interface(body), found_mark(body));
+            let _ = [false, true].map(|is_v6| marks_packets(body, is_v6));
+        };
+        // An error of the kernel is an answer, too.
+        let _ = read_answers(datagram, dumps, &mut each);
+    }
+    count
+}
+
+/// The interface of a route.
+fn found_interface(answer: &[u8]) -> Option<u32> {
+    let found = Attributes(answer.get(12..).unwrap_or_default()).find(|&(kind, _)| kind == 4);
+    found.and_then(|(_, value)| number(value))
+}
+
+/// The mark that a policy rule matches, or 0, and its routing table.
+fn found_mark(body: &[u8]) -> (u32, u32) {
+    let (mut mark, mut table) = (0, body.get(4).copied().unwrap_or(0).into());
+    for (kind, value) in Attributes(body.get(12..).unwrap_or_default()) {
+        match kind {
+            10 => mark = number(value).unwrap_or(0),
+            15 => table = number(value).unwrap_or(table),
+            _ => {}
+        }
+    }
+    (mark, table)
+}
+
+/// Does this rule of nftables mark packets of this family?
+fn marks_packets(body: &[u8], is_v6: bool) -> bool {
+    // Rules of the family `inet` apply to both IPv4 and IPv6.
+    if ![Some(&1), Some(&family(is_v6))].contains(&body.first()) {
+        return false;
+    }
+    let rule = Attributes(body.get(4..).unwrap_or_default());
+    let expressions = rule.filter(|&(kind, _)| kind == 4).flat_map(|(_, value)| Attributes(value));
+    expressions.map(|(_, expression)| Attributes(expression)).any(is_marking)
 }
 
 /// Splits off the first message: its kind, its body, and the bytes after it.
@@ -259,6 +301,52 @@ mod tests {
     #[test]
     fn rules_can_be_read() {
         let _ = marks(false).expect("every kernel has rules");
+    }
+
+    /// A message as the kernel sends them.
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + body.len()).expect("short");
+        let mut message = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10], body].concat();
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    /// Whatever the kernel says, and wherever it is cut, it is read to its end without a panic.
+    /// `BALANCE_SEED=N` repeats a run.
+    #[test]
+    fn cut_and_random_answers_are_read_to_their_end() {
+        let given = std::env::var("BALANCE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed: u64 = given.unwrap_or_else(|| std::process::id().into());
+        let mut state = seed.wrapping_mul(2).wrapping_add(1);
+        let mut random = move |most: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(state >> 33).unwrap_or(0) % most.max(1)
+        };
+        let mut expression = Vec::new();
+        put(&mut expression, 1, b"meta\0");
+        put(&mut expression, 2, b"12345678");
+        let (mut list, mut rule, mut marked) = (Vec::new(), vec![1, 0, 0, 0], vec![2; 12]);
+        put(&mut list, 1, &expression);
+        put(&mut rule, 4, &list);
+        put(&mut marked, 10, &7_u32.to_ne_bytes());
+        put(&mut marked, 15, &9_u32.to_ne_bytes());
+        assert_eq!(found_mark(&marked), (7, 9));
+        let whole = [message(24, &marked), message(GET_NFT_RULE, &rule), message(DONE, &[0; 4])].concat();
+        assert_eq!(read_any(&whole), 3, "the first alone, and then both");
+        for length in 0..whole.len() {
+            read_any(&whole[..length]);
+        }
+        for _ in 0..20_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..random(8) {
+                let at = random(bytes.len());
+                bytes[at] = u8::try_from(random(256)).unwrap_or(0);
+            }
+            bytes.truncate(random(whole.len() + 1));
+            // Each message has a head at least, so there are no more than fit.
+            let read = std::panic::catch_unwind(|| read_any(&bytes)).ok();
+            assert!(read.is_some_and(|read| read <= 1 + bytes.len() / 16), "BALANCE_SEED={seed}: {bytes:?}");
+        }
     }
 
     #[test]
