@@ -201,14 +201,14 @@ fn after_a_kill_the_process_is_asked_by_its_own_name_and_a_sigterm_sets_it_a_tim
 fn a_process_that_was_stopped_gives_its_clients_what_was_left_of_their_time() {
     unless_held_up(300, || {
         let server = Server::echo();
-        let mut instance = start(&["--drain-timeout", "2s"], &server);
+        let mut instance = start(&["--drain-timeout", "5s"], &server);
         let mut client = served(&instance);
         instance.signal(Signal::TERM);
         await_free(instance.addr);
         instance.signal(Signal::STOP);
         // What the client asks for meanwhile can only be answered afterwards.
         client.send("y");
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(6));
         instance.signal(Signal::CONT);
         assert_eq!(client.recv(1), b"y");
         echo(&mut client);
