@@ -73,13 +73,10 @@ pub(super) fn start(
         false => kept::succeed(settings.state.as_ref(), source.as_ref(), &log),
     };
     let access = scribe::open(settings, foreground)?;
-    match heir.offer.is_fenced {
-        true => lockdown::inherit(),
-        false => {
-            let specs = services.iter().map(|(spec, _)| spec);
-            let fence = lockdown::fence(settings, specs, source.as_ref(), &origin, environment);
-            fence.iter().for_each(|fence| lockdown::close(fence, &log));
-        }
+    if !heir.offer.is_fenced {
+        let specs = services.iter().map(|(spec, _)| spec);
+        let fence = lockdown::fence(settings, specs, source.as_ref(), &origin, environment);
+        fence.iter().for_each(|fence| lockdown::close(fence, &log));
     }
     fenced::tell_refused(&log);
     let make = means.make(settings, source, start::seed(), &log, access);
